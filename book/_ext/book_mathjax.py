@@ -1,0 +1,51 @@
+"""Serve MathJax from the site itself, so that no page asks elsewhere."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.util.fileutil import copy_asset
+
+PACKAGE = "sphinx-mathjax-offline"
+SCRIPT = "tex-chtml-full.js"
+FONTS = "output/chtml/fonts/woff-v2"
+
+
+def use_own_copy(app: Sphinx, config: Config) -> None:
+    """Point the pages to the copy below ``_static``."""
+    config["mathjax_path"] = f"mathjax/{SCRIPT}"
+    # When a first build fails, the theme copies its logo to "_static", as a
+    # file of that name, and no later build succeeds; unless it is a folder.
+    (Path(app.outdir) / "_static").mkdir(parents=True, exist_ok=True)
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy the script and its fonts, some 1.7 MB of the package's 24."""
+    if error or app.builder.format != "html":
+        return
+    source = mathjax_folder()
+    target = Path(app.outdir) / "_static" / "mathjax"
+    copy_asset(source / SCRIPT, target)
+    copy_asset(source / FONTS, target / FONTS)
+
+
+def mathjax_folder() -> Path:
+    """Return the folder in which the installed package keeps MathJax."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ExtensionError(
+            f"{PACKAGE} is not installed: pip install {PACKAGE}."
+        )
+    return Path(spec.origin).parent / "static" / "mathjax"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect to Sphinx."""
+    app.connect("config-inited", use_own_copy)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

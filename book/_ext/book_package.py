@@ -1,0 +1,54 @@
+"""Build the book on the package of this checkout, and only if they agree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import tangle
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+
+
+def use_checkout(app: Sphinx, config: Config) -> None:
+    """Let cells and autodoc import ``cnn`` from here, wherever else it is."""
+    root = str(tangle.ROOT)
+    sys.path.insert(0, root)
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+def refuse_differences(app: Sphinx, config: Config) -> None:
+    """Stop the build, with the diff, if package and chapters differ."""
+    try:
+        report = tangle.check(tangle.ROOT)
+    except tangle.TangleError as error:
+        raise ExtensionError(f"The book cannot be tangled.\n{error}") from error
+    if report:
+        raise ExtensionError(
+            "The package cnn/ and the chapters differ. Run "
+            "'python book/_ext/tangle.py' to keep the chapters (lines +), or "
+            "'python book/_ext/tangle.py --back' to keep the package "
+            f"(lines -).\n{report}"
+        )
+
+
+def extensions_state() -> str:
+    """Hash the book's own extensions, which shape what is kept of a page."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect to Sphinx, before all that imports the package."""
+    # A value that changed makes Sphinx read all pages again.
+    app.add_config_value("book_extensions", extensions_state(), "env")
+    app.connect("config-inited", use_checkout, priority=100)
+    app.connect("config-inited", refuse_differences, priority=110)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

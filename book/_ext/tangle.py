@@ -1,0 +1,446 @@
+"""Write the package ``cnn`` out of the book's cells, and carry edits back.
+
+A code cell with the option ``:tangle: cnn/convolution.py`` is a piece of that
+module. The pieces are joined in the order of the table of contents.
+
+    python book/_ext/tangle.py            write cnn/
+    python book/_ext/tangle.py --check    exit 1 if cnn/ and the book differ
+    python book/_ext/tangle.py --back     carry edits of cnn/ into the chapters
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from myst_nb.core.read import (
+    is_myst_markdown_notebook,
+    read_myst_markdown_notebook,
+)
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = re.compile(r"cnn(/[A-Za-z_]\w*)+\.py")
+Texts = dict[str, str]  # path from the root, with "/" -> text of the file
+
+
+class TangleError(Exception):
+    """The book cannot be tangled; the message says where and how to mend."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell that is written to a module."""
+
+    chapter: str
+    number: int  # among the code cells of its chapter, from 1
+    fence: int  # line of the chapter, from 0, at which the cell opens
+    module: str
+    source: str
+
+    @property
+    def place(self) -> str:
+        """Name the cell in a message."""
+        return f"{self.chapter}, line {self.fence + 1}, cell {self.number}"
+
+
+# --- from the book to the package -----------------------------------------
+
+
+def tangle(root: Path) -> Texts:
+    """Return the text of each module that the book's chapters write."""
+    return join(read_cells(root, read_chapters(root)))
+
+
+def read_chapters(root: Path) -> Texts:
+    """Return the chapters' texts: first those of the toc, in its order."""
+    listed = [f"book/{name}.md" for name in toc_names(root / "_toc.yml")]
+    found = [
+        path.relative_to(root).as_posix()
+        for path in sorted((root / "book").rglob("*.md"))
+    ]
+    order = [name for name in listed if name in found]
+    order += [name for name in found if name not in listed]
+    return {name: (root / name).read_bytes().decode() for name in order}
+
+
+def toc_names(path: Path) -> Iterator[str]:
+    """Yield the names in a table of contents, from the first to the last."""
+    site = parse_toc_yaml(path)
+
+    def walk(name: str) -> Iterator[str]:
+        yield name.removesuffix(".md")
+        for child in site[name].child_files():
+            yield from walk(child)
+
+    yield from walk(site.root.docname)
+
+
+def read_cells(root: Path, chapters: Texts) -> list[Cell]:
+    """Return the tangled cells of the chapters, each one checked."""
+    listed = {f"book/{name}.md" for name in toc_names(root / "_toc.yml")}
+    cells = [
+        cell
+        for chapter, text in chapters.items()
+        if "tangle:" in text  # reading a notebook takes time
+        for cell in chapter_cells(chapter, text)
+    ]
+    for cell in cells:
+        check_cell(cell, listed)
+        if not is_myst_markdown_notebook(chapters[cell.chapter]):
+            raise TangleError(
+                f"{cell.chapter} has cells to tangle but is no notebook: "
+                "put 'file_format: mystnb' into its front matter."
+            )
+    return cells
+
+
+def chapter_cells(chapter: str, text: str) -> list[Cell]:
+    """Return the tangled cells of one chapter."""
+    book = read_myst_markdown_notebook(text, add_source_map=True)
+    numbered = [
+        (cell, line - 1)
+        for cell, line in zip(
+            book.cells, book.metadata["source_map"], strict=True
+        )
+        if cell.cell_type == "code"
+    ]
+    return [
+        Cell(chapter, number, fence, cell.metadata["tangle"], cell.source)
+        for number, (cell, fence) in enumerate(numbered, start=1)
+        if "tangle" in cell.metadata
+    ]
+
+
+def check_cell(cell: Cell, listed: set[str]) -> None:
+    """Raise an error if the cell cannot be a piece of the package."""
+    if cell.chapter not in listed:
+        raise TangleError(
+            f"{cell.place}: writes {cell.module}, but _toc.yml does not list "
+            "this chapter: list it, or take the option 'tangle' away."
+        )
+    if not TARGET.fullmatch(str(cell.module)):
+        raise TangleError(
+            f"{cell.place}: its target is {cell.module!r}; expected a module "
+            "of the package, such as cnn/convolution.py."
+        )
+    if not parse(cell.place, cell.source).body:
+        raise TangleError(
+            f"{cell.place}: has no statement to tangle: give it one, or take "
+            "the option 'tangle' away."
+        )
+
+
+def parse(where: str, source: str) -> ast.Module:
+    """Parse a source, or say where it cannot be parsed."""
+    try:
+        return ast.parse(source)
+    except SyntaxError as error:
+        raise TangleError(
+            f"{where}: does not parse: {error.msg}, in its line "
+            f"{error.lineno}: {(error.text or '').strip()}"
+        ) from error
+
+
+def join(cells: list[Cell]) -> Texts:
+    """Join the cells to modules, each headed by the name of its chapter."""
+    pieces: dict[str, list[Cell]] = {}
+    for cell in cells:
+        pieces.setdefault(cell.module, []).append(cell)
+    return {
+        module: head(dict.fromkeys(cell.chapter for cell in parts))
+        + body([cell.source.strip("\n") for cell in parts])
+        for module, parts in sorted(pieces.items())
+    }
+
+
+def head(chapters: dict[str, None]) -> str:
+    """Return the one line that says where a module comes from."""
+    line = f"# Written by {' and '.join(chapters)}."
+    hint = " To keep edits: tangle.py --back."
+    return line + (hint if len(line + hint) < 80 else "") + "\n"
+
+
+def body(sources: list[str]) -> str:
+    """Join the sources as a formatter would: after a docstring, one line."""
+    text = ""
+    for before, source in pairwise(["", *sources]):
+        if before:
+            text += "\n\n" if is_docstring(before, source) else "\n\n\n"
+        text += source
+    return text + "\n"
+
+
+def is_docstring(source: str, after: str) -> bool:
+    """Tell if a cell is a docstring alone, and no definition follows it."""
+    follows = ast.parse(after).body[:1]
+    tree = ast.parse(source)
+    return (
+        len(tree.body) == 1
+        and ast.get_docstring(tree) is not None
+        and not any(isinstance(node, Definition) for node in follows)
+    )
+
+
+def write(root: Path) -> list[str]:
+    """Write the modules that changed; return their names."""
+    texts = tangle(root)
+    old = read_package(root)
+    changed = [name for name in texts if texts[name] != old.get(name)]
+    for name in changed:
+        write_file(root / name, texts[name].encode())
+    return changed
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file aside and move it into its place, so none is half done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".new")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def read_package(root: Path) -> Texts:
+    """Return the texts of the modules as they are on disk."""
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted((root / "cnn").rglob("*.py"))
+    }
+
+
+def check(root: Path) -> str:
+    """Return how package and book differ; an empty string if they do not."""
+    return compare(tangle(root), read_package(root))
+
+
+def compare(book: Texts, package: Texts) -> str:
+    """Return a report on the modules that differ."""
+    report = []
+    for name in sorted(book.keys() | package.keys()):
+        if name not in package:
+            report.append(f"{name}: missing; the book writes it.\n")
+        elif name not in book:
+            report.append(f"{name}: stray; no chapter writes it.\n")
+        else:
+            report += difflib.unified_diff(
+                package[name].splitlines(keepends=True),
+                book[name].splitlines(keepends=True),
+                f"{name} (package)",
+                f"{name} (book)",
+            )
+    return "".join(report)
+
+
+# --- from the package to the book -----------------------------------------
+
+Definition = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A top-level statement of a module: its name and its lines."""
+
+    name: str
+    start: int  # first line, from 0, with the comment above it
+    stop: int  # the line after its last one
+
+
+def back(root: Path) -> list[str]:
+    """Carry the edits of the package into the chapters; return their names.
+
+    Nothing is written unless the new chapters write the package as it is.
+    """
+    chapters = read_chapters(root)
+    package = read_package(root)
+    cells = read_cells(root, chapters)
+    edited = dict(chapters)
+    # From the last cell to the first, so that lines above stay in place.
+    for cell, source in reversed(list(new_sources(cells, package))):
+        edited[cell.chapter] = replace(edited[cell.chapter], cell, source)
+    report = compare(join(read_cells(root, edited)), package)
+    if report:
+        raise TangleError(
+            "These edits cannot be carried back (the lines marked - are in "
+            "the package and would be lost). Nothing was written. Edit the "
+            f"chapter instead, and tangle.\n{report}"
+        )
+    changed = [name for name in chapters if edited[name] != chapters[name]]
+    for name in changed:
+        write_file(root / name, edited[name].encode())
+    return changed
+
+
+def new_sources(
+    cells: list[Cell], package: Texts
+) -> Iterator[tuple[Cell, str]]:
+    """Yield each cell whose source in the package is another, with that."""
+    sources = {}
+    for module, text in join(cells).items():
+        if text != package.get(module, text):
+            mine = [cell for cell in cells if cell.module == module]
+            sources.update(share_out(mine, module, package[module]))
+    for cell in cells:
+        if cell in sources and sources[cell] != cell.source.strip("\n"):
+            yield cell, sources[cell]
+
+
+def share_out(cells: list[Cell], module: str, text: str) -> dict[Cell, str]:
+    """Share the lines of an edited module out to the cells it came from."""
+    lines = text.splitlines()
+    blocks = split(module, text)
+    owners = match(
+        [
+            (block.name, cell)
+            for cell in cells
+            for block in split(cell.place, cell.source)
+        ],
+        [block.name for block in blocks],
+    )
+    shares: dict[Cell, list[Block]] = {cell: [] for cell in cells}
+    for block, owner in zip(blocks, owners, strict=True):
+        shares[owner].append(block)
+    return {
+        cell: "\n".join(lines[share[0].start : share[-1].stop])
+        if share
+        else ""
+        for cell, share in shares.items()
+    }
+
+
+def match(old: list[tuple[str, Cell]], new: list[str]) -> list[Cell]:
+    """Find the cell of each new block by its name, or by its neighbours.
+
+    A block that takes the place of others (a renamed function) goes to their
+    cell; one that is added goes to the cell of the block before it.
+    """
+    owners: list[Cell] = []
+    names = [name for name, _ in old]
+    matcher = difflib.SequenceMatcher(None, names, new, autojunk=False)
+    for tag, i, i_end, j, j_end in matcher.get_opcodes():
+        for k in range(j_end - j):
+            if tag == "insert":
+                # An import is sorted in above others: it belongs to them.
+                below = i < len(old) and is_import(new[j], names[i])
+                above = i > 0 and is_import(new[j], names[i - 1])
+                index = i if below and not above else i - 1
+            else:
+                index = min(i + k, i_end - 1)
+            owners.append(old[max(index, 0)][1])
+    return owners
+
+
+def is_import(*names: str) -> bool:
+    """Tell if all the blocks of these names are imports."""
+    return all(name.startswith(("import ", "from ")) for name in names)
+
+
+def split(where: str, text: str) -> list[Block]:
+    """Split a source into its top-level statements, with their comments."""
+    nodes = parse(where, text).body
+    lines = text.splitlines()
+    # The line that heads a module belongs to no block.
+    start = 1 if text.startswith("# Written by ") else 0
+    blocks = []
+    for node, after in pairwise([*nodes, None]):
+        assert node is not None
+        stop = node.end_lineno or node.lineno
+        # Comments below belong to what follows, unless two blank lines
+        # part them from it.
+        gap = lines[stop : first_line(after) if after else None]
+        parts = [k for k, rows in enumerate(pairwise(gap)) if not any(rows)]
+        if after:
+            gap = gap[: parts[-1]] if parts else []
+        below = "\n".join(gap).rstrip()
+        stop += below.count("\n") + 1 if below else 0
+        while start < first_line(node) and not lines[start].strip():
+            start += 1
+        blocks.append(Block(block_name(node), start, stop))
+        start = stop
+    return blocks
+
+
+def first_line(node: ast.stmt) -> int:
+    """Return the first line of a statement, from 0, with its decorators."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(item.lineno for item in decorators)]) - 1
+
+
+def block_name(node: ast.stmt) -> str:
+    """Name a statement by what it binds, so that an edit keeps the name."""
+    if isinstance(node, Definition):
+        return node.name
+    if isinstance(node, ast.Assign):
+        return ", ".join(ast.unparse(target) for target in node.targets)
+    if isinstance(node, ast.AnnAssign):
+        return ast.unparse(node.target)
+    if isinstance(node, ast.ImportFrom):
+        return f"from {'.' * node.level}{node.module or ''}"
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return "docstring"
+    return ast.unparse(node).splitlines()[0]
+
+
+def replace(text: str, cell: Cell, source: str) -> str:
+    """Put another source into a cell of a chapter; without any, drop it."""
+    lines = text.splitlines(keepends=True)
+    newline = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    plain = [line.rstrip("\r\n") for line in lines]
+    old = cell.source.splitlines()
+    starts = (
+        start
+        for start in range(cell.fence + 1, len(lines))
+        if plain[start : start + len(old)] == old
+    )
+    start = next(starts, None)
+    if start is None:
+        raise TangleError(f"{cell.place}: its code was not found in the file.")
+    stop = start + len(old)
+    if source:
+        rows = [row + newline for row in source.split("\n")]
+        return "".join(lines[:start] + rows + lines[stop:])
+    fence = re.match(r"\s*([`~]{3,})", plain[cell.fence])
+    assert fence is not None
+    while not plain[stop].strip().startswith(fence[1]):
+        stop += 1
+    blank = stop + 1 < len(lines) and not plain[stop + 1]
+    return "".join(lines[: cell.fence] + lines[stop + 1 + blank :])
+
+
+def main() -> int:
+    """Run the command; 1 means a difference, 2 an error."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n")[0]
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--check", action="store_true", help="compare, and write nothing"
+    )
+    mode.add_argument(
+        "--back", action="store_true", help="carry edits of cnn/ to the book"
+    )
+    options = parser.parse_args()
+    try:
+        if options.check:
+            report = check(ROOT)
+            print(report, end="")
+            return 1 if report else 0
+        for name in back(ROOT) if options.back else write(ROOT):
+            print(f"wrote {name}")
+        for name in read_package(ROOT).keys() - tangle(ROOT).keys():
+            print(f"{name}: stray; no chapter writes it.", file=sys.stderr)
+    except TangleError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

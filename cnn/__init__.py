@@ -1,0 +1,76 @@
+# Written by book/back/api.md. To keep edits: tangle.py --back.
+"""A convolutional network in NumPy alone, written by the book's chapters."""
+
+from cnn.convolution import Conv2d, conv2d, conv2d_backward
+from cnn.data import Dataset, load_dataset, minibatches
+from cnn.gradient_check import (
+    check_gradients,
+    numerical_gradient,
+    relative_error,
+)
+from cnn.initialization import he, initialize, xavier
+from cnn.layer import Layer, Parameter
+from cnn.linear import Flatten, Linear, linear, linear_backward
+from cnn.loss import (
+    CrossEntropyLoss,
+    cross_entropy,
+    cross_entropy_backward,
+    softmax,
+)
+from cnn.max_pooling import MaxPool2d, max_pool2d, max_pool2d_backward
+from cnn.metrics import (
+    accuracy,
+    average_precision_recall_f1,
+    confusion_matrix,
+    precision_recall_f1,
+)
+from cnn.network import Sequential, load_parameters, save_parameters
+from cnn.optimizer import SGD, cosine_schedule
+from cnn.relu import ReLU, relu, relu_backward
+from cnn.training import Epoch, evaluate, predict, train, train_step
+
+
+__all__ = [
+    "SGD",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dataset",
+    "Epoch",
+    "Flatten",
+    "Layer",
+    "Linear",
+    "MaxPool2d",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "accuracy",
+    "average_precision_recall_f1",
+    "check_gradients",
+    "confusion_matrix",
+    "conv2d",
+    "conv2d_backward",
+    "cosine_schedule",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "evaluate",
+    "he",
+    "initialize",
+    "linear",
+    "linear_backward",
+    "load_dataset",
+    "load_parameters",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "minibatches",
+    "numerical_gradient",
+    "precision_recall_f1",
+    "predict",
+    "relative_error",
+    "relu",
+    "relu_backward",
+    "save_parameters",
+    "softmax",
+    "train",
+    "train_step",
+    "xavier",
+]

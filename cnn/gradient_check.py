@@ -1,0 +1,73 @@
+# Written by book/foundations/layer.md. To keep edits: tangle.py --back.
+"""Gradients measured, to hold the derived ones to account."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from cnn.layer import Layer, Parameter
+
+
+def numerical_gradient(
+    f: Callable[[np.ndarray], float], x: np.ndarray, h: float | None = None
+) -> np.ndarray:
+    """df/dx by central differences: (f(x + h) - f(x - h)) / 2h, per entry.
+
+    h: the step; by default the cube root of the dtype's machine epsilon,
+    which balances truncation against rounding.
+    """
+    if h is None:
+        h = float(np.finfo(x.dtype).eps) ** (1 / 3)
+    x = x.copy()
+    gradient = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        kept = x[index]
+        x[index] = kept + h
+        above = f(x)
+        x[index] = kept - h
+        below = f(x)
+        x[index] = kept
+        gradient[index] = (above - below) / (2 * h)
+    return gradient
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """max|a - b| / max(|a|, |b|), over all entries; 0 if both are zero."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"cannot compare shapes {a.shape} and {b.shape}; expected one "
+            "shape. A gradient has the shape of what it is a gradient to."
+        )
+    scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+    return float(np.abs(a - b).max() / scale) if scale > 0 else 0.0
+
+
+def check_gradients(
+    layer: Layer, x: np.ndarray, rng: np.random.Generator
+) -> dict[str, float]:
+    """Relative error of each gradient of a layer, beside the measured one.
+
+    The loss is L = sum(r * y) with random r, so that dL/dy = r.
+    x: float64; the layer's parameters too (layer.to(np.float64)).
+    Returns the error for "input" and for each parameter by its name.
+    """
+    r = rng.standard_normal(layer.forward(x).shape)
+    grad_input = layer.backward(r)
+
+    def loss(x: np.ndarray) -> float:
+        return float(np.sum(r * layer.forward(x)))
+
+    def loss_at(parameter: Parameter, w: np.ndarray) -> float:
+        kept, parameter.value = parameter.value, w
+        value = loss(x)
+        parameter.value = kept
+        return value
+
+    errors = {"input": relative_error(grad_input, numerical_gradient(loss, x))}
+    for parameter in layer.parameters():
+        numerical = numerical_gradient(
+            partial(loss_at, parameter), parameter.value
+        )
+        errors[parameter.name] = relative_error(parameter.grad, numerical)
+    return errors

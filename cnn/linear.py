@@ -1,0 +1,76 @@
+# Written by book/layers/linear.md. To keep edits: tangle.py --back.
+"""The fully connected layer, y = x W^T + b, and Flatten before it."""
+
+import numpy as np
+
+from cnn.layer import Layer, Parameter, check_batch
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """y = x W^T + b.  (N, D) -> (N, M); weight (M, D), bias (M,)."""
+    check_batch(x, "(N, D)", "linear")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"linear was given {x.shape[1]} features, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_features to {x.shape[1]}."
+        )
+    # (M, D) @ (D, N) -> (M, N), seen as (N, M): the batch comes last.
+    y: np.ndarray = (weight @ x.T).T + bias
+    return y
+
+
+def linear_backward(
+    grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of the loss to x, weight and bias, from grad_output (N, M).
+
+    dL/dx = G W, dL/dW = G^T x, dL/db = the sum of G over the batch.
+    """
+    grad_input = (weight.T @ grad_output.T).T  # (D, M) @ (M, N), seen (N, D)
+    grad_weight = grad_output.T @ x  # (M, N) @ (N, D) -> (M, D)
+    grad_bias = grad_output.sum(axis=0)  # (N, M) -> (M,)
+    return grad_input, grad_weight, grad_bias
+
+
+class Linear(Layer):
+    """Fully connected layer: (N, in_features) -> (N, out_features)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rng: np.random.Generator,
+    ) -> None:
+        std = np.sqrt(2 / in_features)  # He's; see Initialisation
+        weight = std * rng.standard_normal((out_features, in_features))
+        self.weight = Parameter(weight.astype(np.float32), "weight")
+        self.bias = Parameter(np.zeros(out_features, np.float32), "bias")
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        y = linear(x, self.weight.value, self.bias.value)
+        self.save_for_backward(x)
+        return y
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        (x,) = self.saved()
+        grad_input, self.weight.grad, self.bias.grad = linear_backward(
+            grad_output, x, self.weight.value
+        )
+        return grad_input
+
+    def parameters(self) -> list[Parameter]:
+        return [self.weight, self.bias]
+
+
+class Flatten(Layer):
+    """(N, C, H, W) -> (N, C*H*W), each image's numbers in one row."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.save_for_backward(x.shape)
+        return x.reshape(len(x), -1)
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        (shape,) = self.saved()
+        return grad_output.reshape(shape)

@@ -1,0 +1,99 @@
+# Written by book/layers/max_pooling.md. To keep edits: tangle.py --back.
+"""Max pooling: of each window only the largest number goes on."""
+
+import numpy as np
+
+from cnn.convolution import (
+    Size,
+    batch_first,
+    batch_last,
+    output_size,
+    pad,
+    pair,
+    window_view,
+)
+from cnn.layer import Layer, check_batch
+
+
+def max_pool2d(
+    x: np.ndarray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+) -> np.ndarray:
+    """The largest number of each window.  (N, C, H, W) -> (N, C, H', W').
+
+    stride: kernel_size where it is None. padding: with -inf, which never
+    wins; at most half of kernel_size, so that no window is all padding.
+    """
+    check_batch(x, "(N, C, H, W)", "max_pool2d")
+    kernel = pair(kernel_size, "kernel_size", 1)
+    frame = pair(padding, "padding", 0)
+    if 2 * frame[0] > kernel[0] or 2 * frame[1] > kernel[1]:
+        raise ValueError(
+            f"padding is {padding}; expected at most half of kernel_size "
+            f"{kernel_size}, or a window could hold nothing but padding"
+        )
+    stride = kernel_size if stride is None else stride
+    size = output_size(x.shape[2:], kernel, stride, padding)
+    block = pad(batch_last(x), padding, -np.inf)
+    y = window_view(block, (0, 0), size, stride).copy()
+    for place in np.ndindex(kernel):
+        np.maximum(y, window_view(block, place, size, stride), out=y)
+    return batch_first(y)
+
+
+def max_pool2d_backward(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+) -> np.ndarray:
+    """dL/dx: each window's gradient goes to its first largest number.
+
+    y: what max_pool2d gave for x. Where windows overlap, they add.
+    """
+    kernel = pair(kernel_size, "kernel_size", 1)
+    top, left = pair(padding, "padding", 0)
+    stride = kernel_size if stride is None else stride
+    size = y.shape[2:]
+    block, peaks = pad(batch_last(x), padding, -np.inf), batch_last(y)
+    grad = batch_last(grad_output)
+    grad_block = np.zeros_like(block)
+    unclaimed = np.ones(peaks.shape, bool)
+    for place in np.ndindex(kernel):
+        wins = window_view(block, place, size, stride) == peaks
+        wins &= unclaimed
+        unclaimed ^= wins
+        window_view(grad_block, place, size, stride)[...] += wins * grad
+    height, width = x.shape[2:]
+    return batch_first(grad_block[:, top : top + height, left : left + width])
+
+
+class MaxPool2d(Layer):
+    """Max pooling: (N, C, H, W) -> (N, C, H', W')."""
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+    ) -> None:
+        self.kernel_size = pair(kernel_size, "kernel_size", 1)
+        self.stride = pair(
+            kernel_size if stride is None else stride, "stride", 1
+        )
+        self.padding = pair(padding, "padding", 0)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        y = max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        self.save_for_backward(x, y)
+        return y
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        x, y = self.saved()
+        return max_pool2d_backward(
+            grad_output, x, y, self.kernel_size, self.stride, self.padding
+        )

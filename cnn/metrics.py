@@ -1,0 +1,87 @@
+# Written by book/training/metrics.md. To keep edits: tangle.py --back.
+"""Measuring a classifier: the confusion matrix and what is read off it."""
+
+import numpy as np
+
+
+def confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """M[i, j]: how many images of class i were taken for class j.  (K, K).
+
+    labels, predictions: (N,) integers in 0..K-1.
+    """
+    for name, values in (("labels", labels), ("predictions", predictions)):
+        if values.shape != labels.shape or values.ndim != 1:
+            raise ValueError(
+                f"{name} have shape {values.shape}; expected {labels.shape}, "
+                "one class number per image"
+            )
+        if len(values) and not 0 <= values.min() <= values.max() < num_classes:
+            raise ValueError(
+                f"{name} run from {values.min()} to {values.max()}; "
+                f"expected 0..{num_classes - 1}. Raise num_classes, or "
+                "number the classes from 0."
+            )
+    # Each pair (i, j) is one number, i * K + j: count those.
+    pairs = labels * num_classes + predictions
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    quotient: np.ndarray = np.divide(
+        numerator,
+        denominator,
+        out=np.zeros(np.shape(denominator)),
+        where=np.asarray(denominator) != 0,
+    )
+    return quotient
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """The share of images on the diagonal: those classified right."""
+    return float(ratio(np.trace(confusion), confusion.sum()))
+
+
+def precision_recall_f1(
+    confusion: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class, three times (K,); 0/0 is 0.
+
+    TP / (TP + FP), TP / (TP + FN), 2 TP / (2 TP + FP + FN).
+    """
+    hits = np.diag(confusion)
+    predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
+    return (
+        ratio(hits, predicted),
+        ratio(hits, actual),
+        ratio(2 * hits, predicted + actual),
+    )
+
+
+def average_precision_recall_f1(
+    confusion: np.ndarray, average: str
+) -> tuple[float, float, float]:
+    """Precision, recall and F1 over all classes.
+
+    average: 'macro', each class alike; 'weighted', by its number of images;
+    'micro', each image alike, where all three equal the accuracy.
+    """
+    if average == "micro":
+        return (accuracy(confusion),) * 3
+    weights = {
+        "macro": np.ones(len(confusion)),
+        "weighted": confusion.sum(axis=1),
+    }
+    if average not in weights:
+        raise ValueError(
+            f"average is {average!r}; expected 'macro', 'micro' or 'weighted'"
+        )
+    share = ratio(weights[average], weights[average].sum())
+    precision, recall, f1 = (
+        float(share @ per_class)
+        for per_class in precision_recall_f1(confusion)
+    )
+    return precision, recall, f1

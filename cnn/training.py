@@ -1,0 +1,212 @@
+# Written by book/training/training.md. To keep edits: tangle.py --back.
+"""The training loop: epochs, history, checkpoints, early stopping."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn.data import Dataset, minibatches
+from cnn.layer import Layer
+from cnn.loss import CrossEntropyLoss, cross_entropy
+from cnn.network import load_arrays, save_arrays, set_parameters
+from cnn.optimizer import SGD
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch achieved; losses in nats, accuracies from 0 to 1.
+
+    The training figures are means over the epoch's steps, taken while the
+    weights were changing; the validation figures are of its last weights.
+    """
+
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def predict(network: Layer, images: np.ndarray) -> np.ndarray:
+    """Logits of all images, (N, K), computed 500 images at a time."""
+    batches = (images[i : i + 500] for i in range(0, len(images), 500))
+    return np.concatenate([network.forward(batch) for batch in batches])
+
+
+def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
+    """Mean loss and accuracy of a network on a data set."""
+    logits = predict(network, dataset.images)
+    hits = logits.argmax(axis=1) == dataset.labels
+    return cross_entropy(logits, dataset.labels), float(hits.mean())
+
+
+def train_step(
+    network: Layer, optimizer: SGD, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, int]:
+    """Forward, loss, backward, update. Returns the loss and the hits.
+
+    ValueError, before anything is updated, if the loss is not finite.
+    """
+    criterion = CrossEntropyLoss()
+    logits = network.forward(images)
+    loss = criterion.forward(logits, labels)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss}; expected a finite number. The steps were "
+            f"too long or the images are not finite: lower lr, which is "
+            f"{optimizer.lr}, and scale the images. The last checkpoint, if "
+            "one was asked for, is whole."
+        )
+    network.backward_parameters(criterion.backward())
+    optimizer.step()
+    return loss, int((logits.argmax(axis=1) == labels).sum())
+
+
+def snapshot(network: Layer) -> dict[str, np.ndarray]:
+    """A copy of every parameter, by name."""
+    return {p.name: p.value.copy() for p in network.parameters()}
+
+
+def save_checkpoint(
+    path: str | Path,
+    network: Layer,
+    optimizer: SGD,
+    rng: np.random.Generator,
+    history: list[Epoch],
+    best: dict[str, np.ndarray],
+) -> None:
+    """Write all that the next epoch depends on to one file, atomically."""
+    parameters = network.parameters()
+    arrays = {f"value/{p.name}": p.value for p in parameters}
+    arrays |= {
+        f"velocity/{p.name}": velocity
+        for p, velocity in zip(parameters, optimizer.velocities, strict=True)
+    }
+    arrays |= {f"best/{name}": value for name, value in best.items()}
+    state = {
+        "history": [asdict(epoch) for epoch in history],
+        "rng": rng.bit_generator.state,
+    }
+    save_arrays(path, arrays | {"state": np.array(json.dumps(state))})
+
+
+def load_checkpoint(
+    path: str | Path,
+    network: Layer,
+    optimizer: SGD,
+    rng: np.random.Generator,
+) -> tuple[list[Epoch], dict[str, np.ndarray]]:
+    """Bring network, optimizer and rng back; returns history and best.
+
+    ValueError if the file is damaged or of another architecture; then
+    nothing is changed.
+    """
+    arrays = load_arrays(path)
+    state = json.loads(str(arrays.pop("state", "{}")))
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = array
+    if not state or set(groups) != {"value", "velocity", "best"}:
+        raise ValueError(
+            f"{path} holds {sorted(arrays)}; expected a checkpoint of "
+            "cnn.train. Name another file, or delete this one to start anew."
+        )
+    set_parameters(network, groups["value"], path)
+    for p, velocity in zip(
+        network.parameters(), optimizer.velocities, strict=True
+    ):
+        velocity[...] = groups["velocity"][p.name]
+    rng.bit_generator.state = state["rng"]
+    return [Epoch(**epoch) for epoch in state["history"]], groups["best"]
+
+
+def train_epoch(
+    network: Layer,
+    optimizer: SGD,
+    dataset: Dataset,
+    batch_size: int,
+    rng: np.random.Generator,
+    before_step: Callable[[int], None],
+) -> tuple[float, float]:
+    """One pass over the data; returns its mean loss and accuracy."""
+    loss_sum, hits = 0.0, 0
+    batches = minibatches(dataset, batch_size, rng)
+    for step, (images, labels) in enumerate(batches):
+        before_step(step)
+        loss, step_hits = train_step(network, optimizer, images, labels)
+        loss_sum += loss * len(labels)
+        hits += step_hits
+    return loss_sum / len(dataset), hits / len(dataset)
+
+
+def epochs_since_best(history: list[Epoch]) -> int:
+    """How many epochs ago the validation loss was lowest."""
+    losses = [epoch.validation_loss for epoch in history]
+    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+
+
+def train(
+    network: Layer,
+    optimizer: SGD,
+    training: Dataset,
+    validation: Dataset,
+    *,
+    epochs: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    schedule: Callable[[float, float], float] | None = None,
+    patience: int | None = None,
+    checkpoint: str | Path | None = None,
+) -> list[Epoch]:
+    """Train a network by minibatch gradient descent; returns its history.
+
+    schedule: lr of each step, from the optimizer's lr and the progress
+        0..1 through all epochs (cosine_schedule); None keeps lr.
+    patience: stop early after so many epochs without a lower validation
+        loss, and take the best epoch's parameters back.
+    checkpoint: a file, written after each epoch; if it is there already,
+        training goes on from it and ends with the same bits.
+    ValueError if the loss is not finite, or the checkpoint does not fit.
+    """
+    from tqdm import tqdm
+
+    history: list[Epoch] = []
+    best = snapshot(network)
+    if checkpoint is not None and Path(checkpoint).exists():
+        history, best = load_checkpoint(checkpoint, network, optimizer, rng)
+    lr, steps = optimizer.lr, math.ceil(len(training) / batch_size)
+
+    def before_step(step: int) -> None:
+        done = len(history) * steps + step
+        if schedule is not None:
+            optimizer.lr = schedule(lr, done / (epochs * steps))
+        bar.update()
+
+    # A bar in a terminal; none where the output is a file or a page.
+    bar: Any = tqdm(
+        total=epochs * steps, initial=len(history) * steps, disable=None
+    )
+    with bar:
+        while len(history) < epochs:
+            if patience is not None and epochs_since_best(history) >= patience:
+                break
+            achieved = train_epoch(
+                network, optimizer, training, batch_size, rng, before_step
+            )
+            history.append(Epoch(*achieved, *evaluate(network, validation)))
+            if epochs_since_best(history) == 0:
+                best = snapshot(network)
+            bar.set_postfix(asdict(history[-1]))
+            if checkpoint is not None:
+                save_checkpoint(
+                    checkpoint, network, optimizer, rng, history, best
+                )
+    optimizer.lr = lr
+    if patience is not None:
+        set_parameters(network, best, "the best epoch")
+    return history
