@@ -7,7 +7,11 @@ from cnn.layer import Layer, Parameter, check_batch
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """y = x W^T + b.  (N, D) -> (N, M); weight (M, D), bias (M,)."""
+    """y = x W^T + b.  (N, D) -> (N, M); weight (M, D), bias (M,).
+
+    ValueError if x is no batch of rows, or has another number of features
+    than weight.
+    """
     check_batch(x, "(N, D)", "linear")
     if x.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -34,7 +38,11 @@ def linear_backward(
 
 
 class Linear(Layer):
-    """Fully connected layer: (N, in_features) -> (N, out_features)."""
+    """Fully connected layer: (N, in_features) -> (N, out_features).
+
+    weight: (out_features, in_features), drawn from N(0, 2 / in_features).
+    bias: (out_features,), zero. Both are float32; see ``to``.
+    """
 
     def __init__(
         self,
