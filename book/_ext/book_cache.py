@@ -19,6 +19,7 @@ import tangle
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
+
 LIBRARIES = ("numpy", "matplotlib", "scikit-learn", "torch", "torchvision")
 KEPT = 3  # so that changing between two data sets executes nothing
 

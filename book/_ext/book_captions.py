@@ -45,7 +45,9 @@ class CaptionTangledCells(SphinxPostTransform):
 
 def module_name(target: str) -> str:
     """Return the name to import a module by: cnn/__init__.py is ``cnn``."""
-    return target.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return (
+        target.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    )
 
 
 def source_page(module: str) -> str:
@@ -66,7 +68,7 @@ def add_modules(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         name = module_name(target)
         analyzer = ModuleAnalyzer.for_module(name)
         analyzer.find_tags()
-        used = (modules.get(name) or (None, None, {}, name))[2]
+        used: dict[str, str] = (modules.get(name) or (None, None, {}, name))[2]
         modules[name] = analyzer.code, analyzer.tags, used, name
     return iter(())
 

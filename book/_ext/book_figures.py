@@ -15,6 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+
 INK = "#1b1f24"  # as cnn.plots draws it
 CHALK = "#e6e8eb"
 

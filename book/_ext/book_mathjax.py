@@ -1,15 +1,19 @@
-"""Serve MathJax from the site itself, so that no page asks elsewhere."""
+"""Set mathematics well: with a MathJax that the site itself serves."""
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
+from sphinx.transforms import SphinxTransform
 from sphinx.util.fileutil import copy_asset
+
 
 PACKAGE = "sphinx-mathjax-offline"
 SCRIPT = "tex-chtml-full.js"
@@ -44,8 +48,33 @@ def mathjax_folder() -> Path:
     return Path(spec.origin).parent / "static" / "mathjax"
 
 
+class KeepPunctuation(SphinxTransform):
+    """Keep a line from breaking between a formula and the comma after it.
+
+    To a browser the formula is a box, and lines may break on both its sides.
+    """
+
+    default_priority = 800
+
+    def apply(self, **kwargs: Any) -> None:
+        """Hold each formula and the punctuation after it together."""
+        for formula in list(self.document.findall(nodes.math)):
+            parent = formula.parent
+            index = parent.index(formula)
+            after = parent[index + 1] if index + 1 < len(parent) else ""
+            mark = re.match(r"[-.,;:!?)\]\u2019\u201d]*", str(after))
+            if isinstance(after, nodes.Text) and mark and mark[0]:
+                held = nodes.inline("", "", classes=["unbroken"])
+                parent[index : index + 2] = [
+                    held,
+                    nodes.Text(after[mark.end() :]),
+                ]
+                held += [formula, nodes.Text(mark[0])]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
+    app.add_transform(KeepPunctuation)
     app.connect("config-inited", use_own_copy)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -27,6 +27,7 @@ from myst_nb.core.read import (
 )
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = re.compile(r"cnn(/[A-Za-z_]\w*)+\.py")
 Texts = dict[str, str]  # path from the root, with "/" -> text of the file

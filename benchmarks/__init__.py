@@ -1,0 +1,1 @@
+"""Side-by-side timings of ``cnn`` and PyTorch: ``python -m benchmarks``."""

@@ -1,0 +1,269 @@
+"""The book's sources keep its promises, and its build does not let them slip.
+
+The last tests build a tiny book with the extensions and the configuration of
+this one.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tangle
+import yaml
+from myst_nb.core.read import read_myst_markdown_notebook
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(set(tangle.toc_names(ROOT / "_toc.yml")))
+DRAWS = re.compile(
+    r"(plt\.(figure|subplots|show)|(\w+\.)?(plot|draw|show)_\w+)$"
+)
+
+
+def chapters() -> list[str]:
+    """Return the pages of the numbered parts."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [
+        entry["file"]
+        for part in toc["parts"]
+        if part.get("numbered")
+        for entry in part["chapters"]
+    ]
+
+
+def source(page: str) -> str:
+    """Return the text of a page."""
+    return (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+
+
+@cache
+def code_cells(page: str) -> list[Any]:
+    """Return the code cells of a page, as its notebook has them."""
+    cells = read_myst_markdown_notebook(source(page)).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def test_the_package_is_what_the_book_writes() -> None:
+    assert tangle.check(ROOT) == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_have_alternative_text(page: str) -> None:
+    for cell in code_cells(page):
+        options = cell.metadata.get("mystnb", {})
+        if options.keys() & {"figure", "image"} or draws(cell):
+            alt = options.get("image", {}).get("alt", "")
+            assert len(alt) > 20, (
+                f"no alt text for the figure of:\n{cell.source}"
+            )
+        if "figure" in options:
+            assert options["figure"].get("caption"), cell.source
+            assert options["figure"].get("name"), cell.source
+    assert not re.search(r"!\[\s*\]\(", source(page)), (
+        "an image without alt text"
+    )
+
+
+def draws(cell: Any) -> bool:
+    """Tell if a cell draws at once, not only in functions that it defines."""
+    if "tangle" in cell.metadata or cell.source.startswith(("%", "!")):
+        return False
+    return any(
+        isinstance(node, ast.Call) and DRAWS.match(ast.unparse(node.func))
+        for statement in ast.parse(cell.source).body
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
+        for node in ast.walk(statement)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tangled_cells_are_shown(page: str) -> None:
+    hiding = {
+        f"{verb}-{part}"
+        for verb in ("hide", "remove")
+        for part in ("input", "cell")
+    }
+    for cell in code_cells(page):
+        if "tangle" in cell.metadata:
+            assert not hiding & set(cell.metadata.get("tags", [])), cell.source
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_narrower_than_80_columns(page: str) -> None:
+    for cell in code_cells(page):
+        assert [
+            line for line in cell.source.split("\n") if len(line) > 79
+        ] == []
+
+
+@pytest.mark.parametrize("page", chapters())
+def test_chapters_end_in_short_and_with_exercises(page: str) -> None:
+    text = source(page)
+    assert re.search(r"^(#+|:*`*\{admonition\}) In short$", text, re.M)
+    exercise = r"\{exercise(?:-start)?\}[^\n]*\n(?::[^\n]*\n)*?:label: (\S+)"
+    solution = r"\{solution-start\} (\S+)\n(.*?)\{solution-end\}"
+    labels = re.findall(exercise, text)
+    solutions = dict(re.findall(solution, text, re.S))
+    assert len(labels) >= 3
+    assert sorted(solutions) == sorted(labels)
+    for label, answer in solutions.items():
+        assert ":class: dropdown" in answer, f"{label} gives itself away"
+        assert "{code-cell}" in answer, f"nothing is executed for {label}"
+
+
+# --- a tiny book ------------------------------------------------------------
+
+PAGE = """\
+---
+file_format: mystnb
+kernelspec:
+  name: python3
+---
+
+# A tiny book
+
+```{code-cell} python
+:tangle: cnn/__init__.py
+
+ANSWER = 42
+```
+
+```{code-cell} python
+:tangle: cnn/data.py
+
+import os
+
+
+def resolve_dataset() -> str:
+    return os.environ.get("CNN_DATASET", "digits")
+```
+
+```{code-cell} python
+import os
+import cnn
+
+print("answer", cnn.ANSWER, os.environ["CNN_DATASET"])
+print("data at", os.environ.get("CNN_DATA"))
+```
+"""
+
+Build = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A book of one page, with this book's extensions and configuration."""
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("_ext", "assets"):
+        shutil.copytree(
+            ROOT / "book" / name, tmp_path / "book" / name, ignore=skip
+        )
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    shutil.copy(tmp_path / "_toc.yml", tmp_path / "book")
+    (tmp_path / "book" / "index.md").write_text(PAGE)
+    tangle.write(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def build(tiny: Path) -> Build:
+    """A function that builds the tiny book."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CNN_", "PYTHONPATH"))
+    }
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        main = "from jupyter_book.cli.main import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", main, "build", "book/", "-W", "-n"],
+            cwd=tiny,
+            env=clean | variables,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace a text that the file has once."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_outputs_are_those_of_the_package_and_its_data(
+    tiny: Path, build: Build
+) -> None:
+    page = tiny / "_build" / "html" / "index.html"
+    first = build(CNN_DATA="some/where")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "answer 42 digits" in page.read_text()
+    assert f"data at {tiny / 'some' / 'where'}" in page.read_text()
+    assert "Executed notebook" in first.stdout
+
+    again = build()
+    assert again.returncode == 0
+    assert "Executed notebook" not in again.stdout
+
+    edit(tiny / "cnn" / "__init__.py", "ANSWER = 42", "ANSWER = 43")
+    differs = build()
+    assert differs.returncode != 0
+    assert "-ANSWER = 43" in differs.stderr
+
+    tangle.back(tiny)
+    assert build().returncode == 0
+    assert "answer 43 digits" in page.read_text()
+
+    assert build(CNN_DATASET="mnist").returncode == 0
+    assert "answer 43 mnist" in page.read_text()
+
+    back_again = build()
+    assert back_again.returncode == 0
+    assert "answer 43 digits" in page.read_text()
+    assert "Executed notebook" not in back_again.stdout
+
+
+def test_a_changed_module_alone_is_executed_anew(
+    tiny: Path, build: Build
+) -> None:
+    """The cells stay the same: jupyter-cache alone would see no change."""
+    chapter = tiny / "book" / "index.md"
+    edit(
+        tiny / "_toc.yml", "root: index", "root: index\nchapters:\n- file: use"
+    )
+    shutil.copy(tiny / "_toc.yml", tiny / "book")
+    use = PAGE[: PAGE.index("```")] + PAGE[PAGE.rindex("```{code-cell}") :]
+    (tiny / "book" / "use.md").write_text(use)
+    assert build().returncode == 0
+    edit(chapter, "ANSWER = 42", "ANSWER = 44")
+    tangle.write(tiny)
+    assert build().returncode == 0
+    text = (tiny / "_build" / "html" / "use.html").read_text()
+    assert "answer 44 digits" in text
+
+
+def test_a_failing_cell_fails_each_build(tiny: Path, build: Build) -> None:
+    page = tiny / "book" / "index.md"
+    edit(page, 'print("answer"', "assert cnn.ANSWER == 41\nprint(1")
+    for _ in range(2):
+        failed = build()
+        assert failed.returncode != 0
+        assert "AssertionError" in failed.stdout + failed.stderr
+    edit(page, "assert cnn.ANSWER == 41\n", "")
+    mended = build()
+    assert mended.returncode == 0, mended.stdout + mended.stderr

@@ -1,0 +1,291 @@
+"""The built site, in a real browser: on a phone, on a desk, light and dark.
+
+Without a site or a browser these tests skip and say why; with the variable
+CNN_REQUIRE_SITE=1 they fail instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import tangle
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+PAGES = sorted(
+    path.relative_to(SITE).as_posix()
+    for path in SITE.rglob("*.html")
+    if "_static" not in path.parts
+)
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1400, "height": 900}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# What reaches beyond the page's edge, and is in nothing that scrolls.
+TOO_WIDE = """() => {
+  const scrolls = e => e && e !== document.body
+    && (/auto|scroll/.test(getComputedStyle(e).overflowX)
+        || scrolls(e.parentElement));
+  const edge = document.documentElement.clientWidth + 1;
+  return [...document.querySelectorAll(".bd-article *")]
+    .filter(e => e.checkVisibility() && !e.closest("mjx-assistive-mml")
+      && e.getBoundingClientRect().right > edge && !scrolls(e))
+    .map(e => e.outerHTML.slice(0, 120));
+}"""
+
+# Text that MathJax should have set, and errors that it has set.
+RAW_MATHS = r"""() => {
+  const skip = "script, style, pre, code, mjx-container";
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const raw = [...document.querySelectorAll("mjx-merror")]
+    .map(e => e.outerHTML.slice(0, 200));
+  while (walk.nextNode()) {
+    const text = walk.currentNode.data;
+    if (/\\[(\[]|\$\$|\\begin\{/.test(text)
+        && !walk.currentNode.parentElement.closest(skip))
+      raw.push(text.slice(0, 120));
+  }
+  return raw;
+}"""
+
+# In this mode: figures that show none or both of their copies, stand on a
+# card, or lack their caption.
+BAD_FIGURES = """() => {
+  const shown = e => getComputedStyle(e).display !== "none";
+  const bad = [];
+  for (const img of document.querySelectorAll(".bd-article img")) {
+    const ground = getComputedStyle(img).backgroundColor;
+    if (shown(img) && ground !== "rgba(0, 0, 0, 0)")
+      bad.push("card " + ground + " " + img.alt);
+    if (img.matches(".only-light") && img.nextElementSibling
+        && shown(img) === shown(img.nextElementSibling))
+      bad.push("copies " + img.alt);
+  }
+  for (const caption of document.querySelectorAll(".bd-article figcaption"))
+    if (!shown(caption)) bad.push("caption " + caption.textContent);
+  return bad;
+}"""
+
+# Code of the package that does not fit the desk's column.
+CUT_CODE = """() => [...document.querySelectorAll(".bd-article .cell_input")]
+  .filter(e => e.querySelector(":scope > .tangled-name")
+    && !e.closest(".admonition"))
+  .map(e => e.querySelector("pre"))
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.slice(0, 80))"""
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip, or fail where the site is required."""
+    if os.environ.get("CNN_REQUIRE_SITE") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what went wrong on the way to it."""
+
+    page: Any
+    troubles: list[str] = field(default_factory=list)
+    home: str = ""
+
+    def listen(self) -> None:
+        """Note each request that leaves the site, and each error."""
+        note = self.troubles.append
+        self.page.on("request", self.check_request)
+        self.page.on("requestfailed", lambda r: note(f"failed: {r.url}"))
+        self.page.on("pageerror", lambda e: note(f"error: {e}"))
+        self.page.on(
+            "console",
+            lambda m: (
+                note(f"{m.type}: {m.text}")
+                if m.type in ("error", "warning")
+                else None
+            ),
+        )
+        self.page.on(
+            "response",
+            lambda r: (
+                note(f"{r.status}: {r.url}") if r.status >= 400 else None
+            ),
+        )
+
+    def check_request(self, request: Any) -> None:
+        """Note a request that leaves the site."""
+        if not request.url.startswith((self.home, "data:", "blob:")):
+            self.troubles.append(f"leaves the site: {request.url}")
+
+    def open(self, home: str, path: str) -> None:
+        """Open a page, on a phone, and wait for its mathematics."""
+        self.home = home
+        self.troubles.clear()
+        self.page.set_viewport_size(PHONE)
+        self.page.goto(home + path)
+        self.page.evaluate("window.MathJax && MathJax.startup.promise")
+
+    def turn(self, mode: str) -> None:
+        """Change to light or dark."""
+        self.page.evaluate(f"document.documentElement.dataset.theme='{mode}'")
+
+
+@pytest.fixture(scope="module")
+def visit() -> Iterator[Visit]:
+    """One page of one browser, for all tests."""
+    api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        missing(f"no browser: looked for {', '.join(BROWSERS)}")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=FLAGS
+        )
+        visit = Visit(browser.new_page(color_scheme="light"))
+        visit.listen()
+        yield visit
+        browser.close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serve files, and say nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address at which the site is served."""
+    handler = partial(QuietHandler, directory=str(SITE))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
+
+
+def test_the_site_is_built() -> None:
+    if not PAGES:
+        missing("no site: run jupyter-book build book/")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
+    visit.open(server, path)
+    for mode in ("light", "dark"):
+        visit.turn(mode)
+        width = visit.page.evaluate("document.scrollingElement.scrollWidth")
+        assert width <= PHONE["width"], mode
+        assert visit.page.evaluate(TOO_WIDE) == []
+        assert visit.page.evaluate(BAD_FIGURES) == [], mode
+    assert visit.page.evaluate(RAW_MATHS) == []
+    visit.page.set_viewport_size(DESK)
+    assert visit.page.evaluate(CUT_CODE) == []
+    assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= 1400
+    assert visit.troubles == []
+
+
+def test_a_page_opens_without_a_server(visit: Visit) -> None:
+    with_maths = [
+        path for path in PAGES if 'class="math' in (SITE / path).read_text()
+    ]
+    if not with_maths:
+        missing("no page has mathematics, or the site is not built")
+    visit.open(SITE.as_uri() + "/", with_maths[-1])
+    assert visit.page.evaluate(RAW_MATHS) == []
+    assert visit.page.locator("mjx-container").count() > 0
+    assert visit.page.evaluate("document.fonts.check('16px MJXTEX')")
+    assert visit.troubles == []
+
+
+class Reader(HTMLParser):
+    """Collect the links, images and anchors of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.images: list[tuple[str, str]] = []
+        self.captions = 0
+        self.feed(text)
+
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
+        """Look at one element."""
+        values = {name: value or "" for name, value in attrs}
+        self.anchors |= {values.get("id", ""), values.get("name", "")}
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if tag == "img":
+            self.images.append((values.get("src", ""), values.get("alt", "")))
+        if "tangled-name" in values.get("class", "").split():
+            self.captions += 1
+
+
+@cache
+def read(path: Path) -> Reader:
+    """Read a page of the site."""
+    return Reader(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_links_are_not_dead(path: str) -> None:
+    dead = []
+    for link in read(SITE / path).links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        target = SITE / path
+        if parts.path:
+            target = (target.parent / unquote(parts.path)).resolve()
+        anchor = unquote(parts.fragment)
+        if not target.is_file() or (
+            anchor
+            and target.suffix == ".html"
+            and anchor not in read(target).anchors
+        ):
+            dead.append(link)
+    assert dead == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_images_have_alternative_text(path: str) -> None:
+    assert [
+        src for src, alt in read(SITE / path).images if not alt.strip()
+    ] == []
+
+
+CELLS = tangle.read_cells(ROOT, tangle.read_chapters(ROOT))
+
+
+@pytest.mark.parametrize("chapter", sorted({cell.chapter for cell in CELLS}))
+def test_tangled_cells_bear_the_name_of_their_file(chapter: str) -> None:
+    page = SITE / Path(chapter).relative_to("book").with_suffix(".html")
+    if not page.is_file():
+        missing(f"{page.name} is not built: run jupyter-book build book/")
+    cells = [cell for cell in CELLS if cell.chapter == chapter]
+    assert read(page).captions == len(cells)
+    for cell in cells:
+        module = cell.module.removesuffix("/__init__.py").removesuffix(".py")
+        assert (SITE / "_modules" / f"{module}.html").is_file()
