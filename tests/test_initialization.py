@@ -1,0 +1,193 @@
+"""The size of the first weights, beside PyTorch and beside a count."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn import Conv2d, Linear, Parameter, ReLU, conv2d, he, initialize, xavier
+from cnn.convolution import conv2d_grad_input
+from cnn.initialization import fans
+
+
+sizes = st.integers(1, 7)
+matrices = st.tuples(sizes, sizes)
+filters = st.tuples(sizes, sizes, sizes, sizes)
+
+
+@given(matrices | filters)
+@settings(max_examples=200, deadline=None)
+def test_fans_agree_with_pytorch(shape):
+    theirs = torch.nn.init._calculate_fan_in_and_fan_out(torch.empty(shape))
+    assert fans(shape) == theirs
+
+
+@given(filters)
+@settings(max_examples=50, deadline=None)
+def test_fans_are_the_products_that_can_be_counted(shape):
+    """With ones everywhere, a sum is the number of its terms."""
+    f, c = shape[:2]
+    x, weight = np.ones((1, c, 21, 21)), np.ones(shape)
+    y = conv2d(x, weight, np.zeros(f))
+    middle = y.shape[2] // 2, y.shape[3] // 2
+    back = conv2d_grad_input(np.ones_like(y), weight, x.shape)
+    assert fans(shape) == (y[0, 0, *middle], back[0, 0, 10, 10])
+
+
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_fans_refuse_a_bias(shape):
+    with pytest.raises(ValueError, match="fans was given") as caught:
+        fans(shape)
+    message = str(caught.value)
+    assert str(shape) in message  # what was given
+    assert "expected (M, D) or (F, C, k, k)" in message
+    assert "start it at zero" in message  # the way out
+
+
+@pytest.mark.parametrize("shape", [(300, 500), (500, 300), (64, 32, 5, 7)])
+@pytest.mark.parametrize("name", ["xavier", "he"])
+def test_sizes_agree_with_pytorch(shape, name):
+    """The rule's own number, taken from a large draw of PyTorch's."""
+    torch.manual_seed(0)
+    weight = torch.empty(shape)
+    if name == "he":
+        torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    else:
+        torch.nn.init.xavier_normal_(weight)
+    ours = {"xavier": xavier, "he": he}[name](*fans(shape))
+    # The size of n draws is uncertain by 1/sqrt(2n): here five times that.
+    assert ours == pytest.approx(
+        float(weight.std()), rel=5 / np.sqrt(2 * weight.numel())
+    )
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+@settings(max_examples=200, deadline=None)
+def test_sizes_grant_their_wishes(fan_in, fan_out):
+    """He: fan_in sigma^2 / 2 = 1. Xavier: the mean of both wishes is 1."""
+    assert fan_in * he(fan_in, fan_out) ** 2 / 2 == pytest.approx(1)
+    both = (fan_in + fan_out) * xavier(fan_in, fan_out) ** 2 / 2
+    assert both == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (60, 20, 5, 5)])
+@pytest.mark.parametrize("rule", [xavier, he])
+def test_initialize_draws_a_normal_of_that_size(shape, rule):
+    weight = Parameter(np.full(shape, np.nan, np.float32), "weight")
+    initialize([weight], rule, np.random.default_rng(0))
+    drawn = weight.value / rule(*fans(shape))
+    assert drawn.std() == pytest.approx(1, rel=5 / np.sqrt(2 * drawn.size))
+    assert abs(drawn.mean()) < 5 / np.sqrt(drawn.size)
+    # A normal: 68.27 % within one standard deviation, 95.45 % within two.
+    for limit, share in ((1, 0.6827), (2, 0.9545)):
+        assert np.mean(np.abs(drawn) < limit) == pytest.approx(
+            share, abs=2.5 / np.sqrt(drawn.size)
+        )
+
+
+def test_initialize_sets_biases_to_zero_in_place_and_keeps_the_dtype():
+    weight = Parameter(np.ones((3, 4), np.float64), "weight")
+    bias = Parameter(np.ones(3, np.float32), "bias")
+    kept = weight.value, bias.value
+    initialize(iter([weight, bias]), he, np.random.default_rng(0))
+    assert weight.value is kept[0]
+    assert bias.value is kept[1]
+    assert weight.value.dtype == np.float64
+    assert not bias.value.any()
+    assert not (weight.value == 1).any()
+
+
+def test_initialize_gives_each_rule_both_fans_in_order():
+    asked = []
+
+    def rule(fan_in, fan_out):
+        asked.append((fan_in, fan_out))
+        return 1.0
+
+    layer = Conv2d(2, 5, (3, 4), rng=np.random.default_rng(0))
+    initialize(layer.parameters(), rule, np.random.default_rng(0))
+    assert asked == [(2 * 12, 5 * 12)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: Linear(37, 11, rng=rng),
+        lambda rng: Conv2d(3, 8, 5, rng=rng),
+        lambda rng: Conv2d(2, 4, (1, 3), stride=2, padding=1, rng=rng),
+    ],
+)
+def test_layers_draw_what_initialize_with_he_draws(make):
+    drawn = make(np.random.default_rng(7))
+    again = make(np.random.default_rng(0))
+    initialize(again.parameters(), he, np.random.default_rng(7))
+    assert drawn.weight.value.dtype == np.float32
+    assert np.array_equal(drawn.weight.value, again.weight.value)
+    assert not drawn.bias.value.any()
+
+
+def size(x):
+    return float(np.sqrt(np.mean(x**2)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor"), [(he, 1.0), (xavier, np.sqrt(0.5))]
+)
+def test_a_deep_stack_changes_sizes_as_derived(rule, factor):
+    """Eight layers of 400 with ReLU: the step from layer to layer."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for _ in range(8):
+        layers += [Linear(400, 400, rng=rng), ReLU()]
+    initialize([p for layer in layers for p in layer.parameters()], rule, rng)
+    x = rng.standard_normal((100, 400)).astype(np.float32)
+    grad = rng.standard_normal((100, 400)).astype(np.float32)
+    y, back = x, grad
+    for layer in layers:
+        y = layer.forward(y)
+    for layer in reversed(layers):
+        back = layer.backward(back)
+    assert (size(y) / size(x)) ** (1 / 8) == pytest.approx(factor, rel=0.05)
+    assert (size(back) / size(grad)) ** (1 / 8) == pytest.approx(
+        factor, rel=0.05
+    )
+
+
+def test_a_filter_bank_keeps_the_size_of_its_input():
+    """The window belongs to the fan-in: C k k, not C and not F."""
+    ratios = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        layer = Conv2d(8, 32, 5, rng=rng)
+        initialize(layer.parameters(), he, rng)
+        x = rng.standard_normal((4, 8, 12, 12))
+        y = np.maximum(layer.forward(x), 0)
+        ratios.append((size(y) / size(x)) ** 2)
+    assert np.mean(ratios) == pytest.approx(1, rel=0.1)
+
+
+def test_equal_units_stay_equal():
+    """What the chapter proves, for three layers and twenty steps."""
+    rng = np.random.default_rng(0)
+    layers = [
+        Linear(5, 4, rng=rng).to(np.float64),
+        ReLU(),
+        Linear(4, 3, rng=rng).to(np.float64),
+    ]
+    for layer in (layers[0], layers[2]):
+        layer.weight.value[...] = 0.1
+    x, target = rng.standard_normal((6, 5)), rng.standard_normal((6, 3))
+    for _ in range(20):
+        y = x
+        for layer in layers:
+            y = layer.forward(y)
+        grad = y - target
+        for layer in reversed(layers):
+            grad = layer.backward(grad)
+        for p in layers[0].parameters() + layers[2].parameters():
+            p.value -= 0.05 * p.grad
+    first, last = layers[0].weight.value, layers[2].weight.value
+    assert np.abs(first - 0.1).max() > 0.01  # they did move
+    np.testing.assert_allclose(first, first[[0] * 4], rtol=1e-12)
+    np.testing.assert_allclose(last, last[:, [0] * 4], rtol=1e-12)
