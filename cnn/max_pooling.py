@@ -23,8 +23,11 @@ def max_pool2d(
 ) -> np.ndarray:
     """The largest number of each window.  (N, C, H, W) -> (N, C, H', W').
 
+    y[n, c, i, j] = max over u, v of x[n, c, i*s + u - p, j*s + v - p].
     stride: kernel_size where it is None. padding: with -inf, which never
     wins; at most half of kernel_size, so that no window is all padding.
+    ValueError for a batch that is empty or no (N, C, H, W), a window that
+    does not fit, or sizes that are out of range.
     """
     check_batch(x, "(N, C, H, W)", "max_pool2d")
     kernel = pair(kernel_size, "kernel_size", 1)
@@ -32,12 +35,13 @@ def max_pool2d(
     if 2 * frame[0] > kernel[0] or 2 * frame[1] > kernel[1]:
         raise ValueError(
             f"padding is {padding}; expected at most half of kernel_size "
-            f"{kernel_size}, or a window could hold nothing but padding"
+            f"{kernel_size}, or a window could hold nothing but padding. "
+            "Use less padding or a larger kernel."
         )
     stride = kernel_size if stride is None else stride
     size = output_size(x.shape[2:], kernel, stride, padding)
-    block = pad(batch_last(x), padding, -np.inf)
-    y = window_view(block, (0, 0), size, stride).copy()
+    block = pad(batch_last(x), padding, -np.inf)  # (C, H + 2p, W + 2p, N)
+    y = window_view(block, (0, 0), size, stride).copy()  # (C, H', W', N)
     for place in np.ndindex(kernel):
         np.maximum(y, window_view(block, place, size, stride), out=y)
     return batch_first(y)
@@ -53,7 +57,8 @@ def max_pool2d_backward(
 ) -> np.ndarray:
     """dL/dx: each window's gradient goes to its first largest number.
 
-    y: what max_pool2d gave for x. Where windows overlap, they add.
+    grad_output: dL/dy, (N, C, H', W'); y: what max_pool2d gave for x.
+    Where windows overlap, a pixel collects from each that it wins.
     """
     kernel = pair(kernel_size, "kernel_size", 1)
     top, left = pair(padding, "padding", 0)
@@ -61,9 +66,9 @@ def max_pool2d_backward(
     size = y.shape[2:]
     block, peaks = pad(batch_last(x), padding, -np.inf), batch_last(y)
     grad = batch_last(grad_output)
-    grad_block = np.zeros_like(block)
-    unclaimed = np.ones(peaks.shape, bool)
-    for place in np.ndindex(kernel):
+    grad_block = np.zeros_like(block)  # (C, H + 2p, W + 2p, N)
+    unclaimed = np.ones(peaks.shape, bool)  # (C, H', W', N)
+    for place in np.ndindex(kernel):  # in reading order: the first one wins
         wins = window_view(block, place, size, stride) == peaks
         wins &= unclaimed
         unclaimed ^= wins
@@ -73,7 +78,11 @@ def max_pool2d_backward(
 
 
 class MaxPool2d(Layer):
-    """Max pooling: (N, C, H, W) -> (N, C, H', W')."""
+    """Max pooling: (N, C, H, W) -> (N, C, H', W').
+
+    kernel_size, stride, padding: an int, or a pair (rows, columns); the
+    stride is kernel_size where it is None.
+    """
 
     def __init__(
         self,
