@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,11 @@ class Dataset:
         )
 
 
-# The folder and the files that torchvision keeps each data set in.
+# The folder that torchvision keeps each data set in.
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
+# The files in that folder's "raw".
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -52,8 +54,8 @@ FILES = (
 
 def data_root(root: str | Path | None = None) -> Path:
     """Where data sets are kept: root, else $CNN_DATA, else a cache folder."""
-    chosen = root or os.environ.get("CNN_DATA")
-    return Path(chosen or Path.home() / ".cache" / "cnn-from-scratch")
+    chosen = root or os.environ.get("CNN_DATA") or "~/.cache/cnn-from-scratch"
+    return Path(chosen).expanduser()
 
 
 def is_on_disk(name: str, root: str | Path | None = None) -> bool:
@@ -80,14 +82,60 @@ def download(name: str, root: str | Path | None = None) -> None:
             getattr(datasets, folder)(aside, download=True)
             for file in FILES:
                 os.replace(Path(aside, folder, "raw", file), raw / file)
-    except (OSError, RuntimeError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError, HTTPException) as error:
         raise ValueError(
             f"{name} could not be downloaded to {raw}: {error}. Expected its "
-            f"four files there. Put them there by hand, or set CNN_DATA to "
-            f"the folder that has {folder}/raw, or use the data set 'digits'."
+            f"four files there. Put them there, or set CNN_DATA to the folder "
+            f"that has {folder}/raw, or use the data set 'digits'."
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
+
+
+# Pixels (N, H, W), uint8, and labels (N,), before they are scaled.
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def read_torchvision(name: str, root: Path) -> tuple[Arrays, Arrays]:
+    """Training and test pixels, (N, H, W) of 0..255, with their labels."""
+    from torchvision import datasets
+
+    kind = getattr(datasets, FOLDERS[name])
+    try:
+        splits = kind(root, train=True), kind(root, train=False)
+        train, test = ((s.data.numpy(), s.targets.numpy()) for s in splits)
+        for images, labels in (train, test):
+            if len(images) != len(labels):
+                raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    except Exception as error:  # its reader raises of all kinds
+        raise ValueError(
+            f"{root / FOLDERS[name] / 'raw'} holds a damaged or truncated "
+            f"file: {error}. Expected the files of {name} as torchvision "
+            "writes them. Delete that folder and load again to download it."
+        ) from error
+    return train, test
+
+
+def read_digits() -> tuple[Arrays, Arrays]:
+    """The same of scikit-learn's 1,797 scans: 8x8, 0..16; a fifth is test."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = pixels.reshape(-1, 8, 8).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    test, train = np.split(order, [360])
+    return (pixels[train], labels[train]), (pixels[test], labels[test])
+
+
+def read_pixels(
+    name: str, root: str | Path | None = None
+) -> tuple[Arrays, Arrays]:
+    """Training and test pixels with labels; downloads what is not there."""
+    if name == "digits":
+        return read_digits()
+    if not is_on_disk(name, root):
+        download(name, root)
+    return read_torchvision(name, data_root(root))
 
 
 def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
@@ -97,13 +145,13 @@ def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
     or can be downloaded; else the digits, and a warning says why.
     """
     if name == "auto":
-        name = os.environ.get("CNN_DATASET", "auto")
+        name = os.environ.get("CNN_DATASET") or "auto"
     if name in FOLDERS or name == "digits":
         return name
     if name != "auto":
         raise ValueError(
-            f"unknown data set {name!r}; expected 'auto', 'digits', "
-            f"{', '.join(map(repr, FOLDERS))}"
+            f"unknown data set {name!r}; expected 'auto', 'digits', 'mnist' "
+            "or 'fashion-mnist'. Mend the name, or the variable CNN_DATASET."
         )
     try:
         if not is_on_disk("mnist", root):
@@ -114,55 +162,49 @@ def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
     return "mnist"
 
 
-# Pixels and labels, before they are scaled.
-Arrays = tuple[np.ndarray, np.ndarray]
+def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of pixels, whole numbers from 0 to 255.
 
-
-def read_torchvision(name: str, root: Path) -> tuple[Arrays, Arrays]:
-    """Training and test pixels, (N, H, W) of 0..255, with their labels."""
-    from torchvision import datasets
-
-    kind = getattr(datasets, FOLDERS[name])
-    try:
-        train, test = kind(root, train=True), kind(root, train=False)
-    except (AssertionError, RuntimeError, ValueError, OSError) as error:
+    ValueError if there is no pixel, or all are equal: nothing to scale by.
+    """
+    counts = np.bincount(pixels.ravel(), minlength=256)
+    greys = np.arange(256)
+    if np.count_nonzero(counts) < 2:
         raise ValueError(
-            f"{root / FOLDERS[name] / 'raw'} holds a damaged or truncated "
-            f"file: {error}. Expected the files of {name} as torchvision "
-            "writes them. Delete that folder and load again to download it."
-        ) from error
-    return (
-        (train.data.numpy(), train.targets.numpy()),
-        (test.data.numpy(), test.targets.numpy()),
-    )
+            f"all pixels, of shape {pixels.shape}, are alike; expected two "
+            "grey values at least. Look at the images: they may be blank."
+        )
+    mean = counts @ greys / counts.sum()
+    variance = counts @ (greys - mean) ** 2 / counts.sum()
+    return float(mean), float(np.sqrt(variance))
 
 
-def read_digits() -> tuple[Arrays, Arrays]:
-    """The same of scikit-learn's 1,797 scans: 8x8, 0..16; a fifth is test."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    pixels = pixels.reshape(-1, 8, 8)
-    order = np.random.default_rng(0).permutation(len(pixels))
-    test, train = np.split(order, [360])
-    return (pixels[train], labels[train]), (pixels[test], labels[test])
-
-
-CLOTHES = (
-    "T-shirt",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+def scale(pixels: np.ndarray, mean: float, std: float) -> np.ndarray:
+    """x = (pixel - mean) / std.  (N, H, W) of 0..255 -> (N, 1, H, W)."""
+    greys = ((np.arange(256) - mean) / std).astype(np.float32)
+    x: np.ndarray = greys[pixels][:, np.newaxis]
+    return x
 
 
 VALIDATION_SIZE = {"mnist": 5000, "fashion-mnist": 5000, "digits": 180}
+
+
+def split(count: int, validation_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of count images train and which validate, the same each time."""
+    if count <= validation_size:
+        raise ValueError(
+            f"{count} images to learn from; expected more than the "
+            f"{validation_size} laid aside to validate. Use the whole data."
+        )
+    order = np.random.default_rng(0).permutation(count)
+    validation, train = np.split(order, [validation_size])
+    return train, validation
+
+
+CLOTHES = (
+    *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def load_dataset(
@@ -175,25 +217,19 @@ def load_dataset(
     ValueError for an unknown name, a failed download or a damaged file.
     """
     name = resolve_dataset(name, root)
-    if name == "digits":
-        (pixels, labels), test = read_digits()
-    else:
-        if not is_on_disk(name, root):
-            download(name, root)
-        (pixels, labels), test = read_torchvision(name, data_root(root))
-    order = np.random.default_rng(0).permutation(len(pixels))
-    validation, train = np.split(order, [VALIDATION_SIZE[name]])
-    mean, std = float(pixels[train].mean()), float(pixels[train].std())
+    (pixels, labels), test = read_pixels(name, root)
+    train, validation = split(len(pixels), VALIDATION_SIZE[name])
+    mean, std = mean_and_std(pixels[train])
     names = CLOTHES if name == "fashion-mnist" else tuple("0123456789")
 
-    def scaled(pixels: np.ndarray, labels: np.ndarray) -> Dataset:
-        images = ((pixels - mean) / std).astype(np.float32)[:, np.newaxis]
+    def dataset(pixels: np.ndarray, labels: np.ndarray) -> Dataset:
+        images = scale(pixels, mean, std)
         return Dataset(name, images, labels.astype(np.int64), names, mean, std)
 
     return (
-        scaled(pixels[train], labels[train]),
-        scaled(pixels[validation], labels[validation]),
-        scaled(*test),
+        dataset(pixels[train], labels[train]),
+        dataset(pixels[validation], labels[validation]),
+        dataset(*test),
     )
 
 
@@ -205,7 +241,9 @@ def minibatches(
     Yields images (B, C, H, W) and labels (B,); the last batch may be smaller.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        raise ValueError(
+            f"batch_size is {batch_size}; expected at least 1, often 32."
+        )
     order = rng.permutation(len(dataset))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
