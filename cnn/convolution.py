@@ -7,27 +7,30 @@ from cnn.layer import Layer, Parameter, check_batch
 
 
 # An int serves both axes; a pair is (rows, columns).
-Size = int | tuple[int, int]
+Pair = tuple[int, int]
+Size = int | Pair
 
 
-def pair(size: Size, name: str, least: int) -> tuple[int, int]:
-    """(rows, columns) of a size; ValueError if either is below least."""
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if rows < least or columns < least:
+def pair(size: Size, name: str, least: int) -> Pair:
+    """(rows, columns) of a size; ValueError if not whole, or below least."""
+    both = size if isinstance(size, tuple) else (size, size)
+    if len(both) != 2 or not all(
+        isinstance(n, int | np.integer) and n >= least for n in both
+    ):
         raise ValueError(
-            f"{name} is {size}; expected an int or a pair of ints, each at "
-            f"least {least}"
+            f"{name} is {size!r}; expected an int or a pair of ints, each "
+            f"at least {least}. Pass one number, or (rows, columns)."
         )
-    return rows, columns
+    return both
 
 
 def output_size(
-    input_size: tuple[int, int],
-    kernel_size: Size,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> tuple[int, int]:
-    """How many windows fit, per axis: floor((H + 2p - k) / s) + 1."""
+    input_size: Pair, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> Pair:
+    """How many windows fit, per axis: floor((H + 2p - k) / s) + 1.
+
+    ValueError if not even one fits.
+    """
     sizes = zip(
         input_size,
         pair(kernel_size, "kernel_size", 1),
@@ -68,20 +71,15 @@ def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
 
 
 def window_view(
-    block: np.ndarray,
-    place: tuple[int, int],
-    size: tuple[int, int],
-    stride: Size,
+    block: np.ndarray, place: Pair, size: Pair, stride: Size
 ) -> np.ndarray:
     """The pixel at one place of every window: (C, H, W, N) -> (C, H', W', N).
 
-    place: (i, j) within the window; size: (H', W'), how many windows.
+    place: (u, v) within the window; size: (H', W'), how many windows.
     """
-    (i, j), (rows, columns) = place, size
+    (u, v), (rows, cols) = place, size
     down, right = pair(stride, "stride", 1)
-    return block[
-        :, i : i + down * rows : down, j : j + right * columns : right
-    ]
+    return block[:, u : u + down * rows : down, v : v + right * cols : right]
 
 
 def im2col(
@@ -96,9 +94,54 @@ def im2col(
     block = pad(batch_last(x), padding)
     n, channels = x.shape[:2]
     columns = np.empty((channels, *kernel, *size, n), x.dtype)
-    for i, j in np.ndindex(kernel):
-        columns[:, i, j] = window_view(block, (i, j), size, stride)
+    for u, v in np.ndindex(kernel):
+        columns[:, u, v] = window_view(block, (u, v), size, stride)
     return columns
+
+
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: Size = 1,
+    padding: Size = 0,
+) -> np.ndarray:
+    """Cross-correlate images with filters, which the field calls convolution.
+
+    y[n, f, i, j] = b[f] + the sum over c, u, v of
+    w[f, c, u, v] x[n, c, s i + u, s j + v], with x padded by zeros:
+    (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
+    ValueError if channels differ or the kernel does not fit.
+    """
+    check_batch(x, "(N, C, H, W)", "conv2d")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_channels to {x.shape[1]}."
+        )
+    filters = len(weight)
+    columns = im2col(x, weight.shape[2:], stride, padding)
+    # (F, Ckk) @ (Ckk, H'W'N) -> (F, H'W'N)
+    y = weight.reshape(filters, -1) @ columns.reshape(weight[0].size, -1)
+    y += bias[:, np.newaxis]
+    return batch_first(y.reshape(filters, *columns.shape[3:]))
+
+
+def conv2d_grad_weight(
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+) -> np.ndarray:
+    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k)."""
+    filters = grad_output.shape[1]
+    columns = im2col(x, kernel_size, stride, padding)
+    grad = batch_last(grad_output).reshape(filters, -1)
+    # (F, H'W'N) @ (H'W'N, Ckk) -> (F, Ckk)
+    grad_weight: np.ndarray = grad @ columns.reshape(-1, grad.shape[1]).T
+    return grad_weight.reshape(filters, *columns.shape[:3])
 
 
 def col2im(
@@ -117,54 +160,10 @@ def col2im(
         (channels, height + 2 * top, width + 2 * left, n), columns.dtype
     )
     kernel, size = columns.shape[1:3], columns.shape[3:5]
-    for i, j in np.ndindex(kernel):
+    for u, v in np.ndindex(kernel):
         # Windows overlap, and a pixel collects from all of them: +=.
-        window_view(block, (i, j), size, stride)[...] += columns[:, i, j]
+        window_view(block, (u, v), size, stride)[...] += columns[:, u, v]
     return batch_first(block[:, top : top + height, left : left + width])
-
-
-def conv2d(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> np.ndarray:
-    """Cross-correlate images with filters, which the field calls convolution.
-
-    (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
-    """
-    check_batch(x, "(N, C, H, W)", "conv2d")
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_channels to {x.shape[1]}."
-        )
-    filters = len(weight)
-    columns = im2col(x, weight.shape[2:], stride, padding)
-    size_and_batch = columns.shape[3:]
-    # (F, Ckk) @ (Ckk, H'W'N) -> (F, H'W'N)
-    y = weight.reshape(filters, -1) @ columns.reshape(weight[0].size, -1)
-    y += bias[:, np.newaxis]
-    return batch_first(y.reshape(filters, *size_and_batch))
-
-
-def conv2d_grad_weight(
-    grad_output: np.ndarray,
-    x: np.ndarray,
-    kernel_size: Size,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> np.ndarray:
-    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k)."""
-    filters = grad_output.shape[1]
-    columns = im2col(x, kernel_size, stride, padding)
-    shape = (filters, *columns.shape[:3])
-    grad = batch_last(grad_output).reshape(filters, -1)
-    # (F, H'W'N) @ (H'W'N, Ckk) -> (F, Ckk)
-    grad_weight: np.ndarray = grad @ columns.reshape(-1, grad.shape[1]).T
-    return grad_weight.reshape(shape)
 
 
 def conv2d_grad_input(
