@@ -1,0 +1,467 @@
+"""Sequential, beside PyTorch; parameters that survive a bad day."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn import (
+    SGD,
+    Conv2d,
+    CrossEntropyLoss,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    check_gradients,
+    load_parameters,
+    numerical_gradient,
+    relative_error,
+    save_parameters,
+)
+from cnn.network import load_arrays, save_arrays, set_parameters
+
+
+torch.set_num_threads(1)
+
+
+def seed_network(seed: int = 0, filters: int = 3) -> Sequential:
+    """The book's network, for 8x8 images, in float64."""
+    rng = np.random.default_rng(seed)
+    return Sequential(
+        Conv2d(1, filters, 3, rng=rng),
+        ReLU(),
+        MaxPool2d(2),
+        Flatten(),
+        Linear(filters * 9, 10, rng=rng),
+    ).to(np.float64)
+
+
+def two_convolutions(seed: int = 0) -> Sequential:
+    """Each layer's dL/dx matters; stride, padding, overlapping windows."""
+    rng = np.random.default_rng(seed)
+    return Sequential(
+        Conv2d(2, 3, 3, padding=1, rng=rng),  # (9, 9) -> (9, 9)
+        ReLU(),
+        Conv2d(3, 4, 3, stride=2, rng=rng),  # -> (4, 4)
+        ReLU(),
+        MaxPool2d(3, stride=1),  # -> (2, 2)
+        Flatten(),
+        Linear(16, 5, rng=rng),
+    ).to(np.float64)
+
+
+def torch_twin(network: Sequential) -> torch.nn.Sequential:
+    """The same layers in PyTorch, with the same weights."""
+
+    def twin(layer: Layer) -> torch.nn.Module:
+        if isinstance(layer, Conv2d):
+            f, c, *kernel = layer.weight.value.shape
+            return torch.nn.Conv2d(c, f, kernel, layer.stride, layer.padding)
+        if isinstance(layer, MaxPool2d):
+            return torch.nn.MaxPool2d(
+                layer.kernel_size, layer.stride, layer.padding
+            )
+        if isinstance(layer, Linear):
+            return torch.nn.Linear(*layer.weight.value.shape[::-1])
+        return {ReLU: torch.nn.ReLU, Flatten: torch.nn.Flatten}[type(layer)]()
+
+    twins = torch.nn.Sequential(*map(twin, network.layers)).double()
+    with torch.no_grad():
+        for mine, theirs in zip(
+            network.parameters(), twins.parameters(), strict=True
+        ):
+            theirs.copy_(torch.from_numpy(mine.value))
+    return twins
+
+
+def gradients(network: Layer) -> list[np.ndarray]:
+    return [p.grad.copy() for p in network.parameters()]
+
+
+def values(network: Layer) -> list[np.ndarray]:
+    return [p.value.copy() for p in network.parameters()]
+
+
+def equal(these: list[np.ndarray], those: list[np.ndarray]) -> bool:
+    return all(map(np.array_equal, these, those))
+
+
+# --- forward and backward --------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    depth=st.integers(1, 4),
+    width=st.integers(1, 5),
+    n=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sequential_is_the_composition(depth, width, n, seed):
+    """Forward and backward equal the layers called by hand."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for _ in range(depth):
+        layers += [Linear(width, width, rng=rng).to(np.float64), ReLU()]
+    network = Sequential(*layers)
+    x, grad_output = rng.standard_normal((2, n, width))
+    y, grad_input = network.forward(x), network.backward(grad_output)
+    kept = gradients(network)
+    by_hand = x
+    for layer in layers:
+        by_hand = layer.forward(by_hand)
+    np.testing.assert_array_equal(y, by_hand)
+    for layer in layers[::-1]:
+        grad_output = layer.backward(grad_output)
+    np.testing.assert_array_equal(grad_input, grad_output)
+    assert equal(kept, gradients(network))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(seed_network, (3, 1, 8, 8)), (two_convolutions, (3, 2, 9, 9))],
+)
+def test_every_gradient_agrees_with_finite_differences(network, shape):
+    x = np.random.default_rng(1).standard_normal(shape)
+    errors = check_gradients(network(), x, np.random.default_rng(2))
+    assert set(errors) == {
+        "input",
+        *(p.name for p in network().parameters()),
+    }
+    assert max(errors.values()) < 1e-7, errors
+
+
+def test_gradients_of_the_loss_agree_with_finite_differences():
+    """From the parameters through the loss, the one number of training."""
+    network, criterion = seed_network(), CrossEntropyLoss()
+    x = np.random.default_rng(1).standard_normal((4, 1, 8, 8))
+    labels = np.array([3, 0, 9, 3])
+    criterion.forward(network.forward(x), labels)
+    network.backward_parameters(criterion.backward())
+    for p in network.parameters():
+
+        def loss(value, p=p):
+            kept, p.value = p.value, value
+            result = criterion.forward(network.forward(x), labels)
+            p.value = kept
+            return result
+
+        numerical = numerical_gradient(loss, p.value)
+        assert relative_error(p.grad, numerical) < 1e-7, p.name
+
+
+def test_a_lost_gradient_is_noticed():
+    """A pooling backward that returns too early trains, but is caught."""
+
+    class HastyMaxPool2d(MaxPool2d):
+        def backward(self, grad_output):
+            kept = np.zeros_like(self.saved()[0])
+            kept[:, :, ::2, ::2] = super().backward(grad_output)[
+                :, :, ::2, ::2
+            ]
+            return kept
+
+    network = seed_network()
+    network.layers[2].__class__ = HastyMaxPool2d
+    x = np.random.default_rng(1).standard_normal((3, 1, 8, 8))
+    errors = check_gradients(network, x, np.random.default_rng(2))
+    assert errors["0.weight"] > 0.1
+    assert errors["4.weight"] < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(seed_network, (3, 1, 8, 8)), (two_convolutions, (3, 2, 9, 9))],
+)
+def test_gradients_agree_with_pytorch(network, shape):
+    mine = network()
+    theirs = torch_twin(mine)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(shape)
+    y = mine.forward(x)
+    grad_output = rng.standard_normal(y.shape)
+    grad_input = mine.backward(grad_output)
+    x_torch = torch.from_numpy(x).requires_grad_()
+    y_torch = theirs(x_torch)
+    y_torch.backward(torch.from_numpy(grad_output))
+    np.testing.assert_allclose(y, y_torch.detach(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(grad_input, x_torch.grad, rtol=0, atol=1e-10)
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "classes"),
+    [(seed_network, (16, 1, 8, 8), 10), (two_convolutions, (16, 2, 9, 9), 5)],
+)
+def test_fifty_steps_beside_pytorch(network, shape, classes):
+    """Momentum, weight decay, 50 minibatches: every weight stays equal."""
+    mine = network()
+    theirs = torch_twin(mine)
+    how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
+    optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
+    optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)
+    start, rng = values(mine), np.random.default_rng(4)
+    for _ in range(50):
+        x = rng.standard_normal(shape)
+        labels = rng.integers(classes, size=len(x))
+        loss = criterion.forward(mine.forward(x), labels)
+        mine.backward_parameters(criterion.backward())
+        optimizer.step()
+
+        loss_torch = torch.nn.functional.cross_entropy(
+            theirs(torch.from_numpy(x)), torch.from_numpy(labels)
+        )
+        optimizer_torch.zero_grad()
+        loss_torch.backward()
+        optimizer_torch.step()
+        assert abs(loss - loss_torch.item()) < 1e-10
+    for p, q, first in zip(
+        mine.parameters(), theirs.parameters(), start, strict=True
+    ):
+        np.testing.assert_allclose(p.value, q.detach(), rtol=0, atol=1e-10)
+        assert np.abs(p.value - first).max() > 1e-3, f"{p.name} never moved"
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(seed_network, (3, 1, 8, 8)), (two_convolutions, (3, 2, 9, 9))],
+)
+def test_backward_parameters_gives_the_same_gradients(network, shape):
+    net, rng = network(), np.random.default_rng(5)
+    grad_output = rng.standard_normal(
+        net.forward(rng.standard_normal(shape)).shape
+    )
+    net.backward(grad_output)
+    kept = gradients(net)
+    for p in net.parameters():
+        p.grad = np.full_like(p.grad, np.nan)
+    net.backward_parameters(grad_output)
+    assert equal(kept, gradients(net))
+
+
+def test_the_first_layer_is_not_asked_for_its_input_gradient():
+    class Proud(Linear):
+        def backward(self, grad_output):
+            raise AssertionError("dL/dx of the images was computed")
+
+        def backward_parameters(self, grad_output):
+            super().backward(grad_output)
+
+    rng = np.random.default_rng(0)
+    network = Sequential(Proud(2, 2, rng=rng), ReLU(), Linear(2, 1, rng=rng))
+    network.backward_parameters(network.forward(np.ones((1, 2))))
+
+
+def test_parameters_are_named_by_place_and_kept_in_order():
+    rng = np.random.default_rng(0)
+    inner = Sequential(Linear(2, 2, rng=rng), ReLU())
+    outer = Sequential(ReLU(), inner, Linear(2, 1, rng=rng))
+    names = ["1.0.weight", "1.0.bias", "2.weight", "2.bias"]
+    assert [p.name for p in outer.parameters()] == names
+    assert outer.parameters()[0] is inner.parameters()[0]
+
+
+def test_a_sequential_in_a_sequential_computes_the_same():
+    rng = np.random.default_rng(0)
+    layers = [Linear(3, 3, rng=rng), ReLU(), Linear(3, 3, rng=rng)]
+    flat = Sequential(*layers)
+    x, grad_output = rng.standard_normal((2, 4, 3))
+    y, grad_input = flat.forward(x), flat.backward(grad_output)
+    nested = Sequential(Sequential(*layers[:2]), layers[2])
+    np.testing.assert_array_equal(nested.forward(x), y)
+    np.testing.assert_array_equal(nested.backward(grad_output), grad_input)
+
+
+# --- saving and loading ----------------------------------------------------
+
+
+def test_what_was_saved_is_loaded_to_the_bit(tmp_path):
+    path, one, other = tmp_path / "net.npz", seed_network(1), seed_network(2)
+    assert not equal(values(one), values(other))
+    save_parameters(path, one)
+    load_parameters(path, other)
+    assert equal(values(one), values(other))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_loading_keeps_dtype_and_arrays(tmp_path):
+    """The optimizer and the layers go on holding the same arrays."""
+    path, network = tmp_path / "net.npz", seed_network().to(np.float32)
+    save_parameters(path, seed_network(1))
+    held = [p.value for p in network.parameters()]
+    load_parameters(path, network)
+    for p, array in zip(network.parameters(), held, strict=True):
+        assert p.value is array
+        assert array.dtype == np.float32
+
+
+def test_another_architecture_is_refused(tmp_path):
+    path, network = tmp_path / "net.npz", seed_network(filters=3)
+    save_parameters(path, seed_network(filters=4))
+    before = values(network)
+    with pytest.raises(ValueError, match="another architecture") as caught:
+        load_parameters(path, network)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "(4, 1, 3, 3)" in message  # given
+    assert "expected" in message
+    assert "(3, 1, 3, 3)" in message
+    assert "Build the network that was saved" in message
+    assert equal(values(network), before)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "renamed", "text"])
+def test_parameters_that_do_not_fit_change_nothing(change):
+    network = seed_network()
+    arrays = {p.name: p.value + 1 for p in network.parameters()}
+    if change == "missing":
+        del arrays["4.bias"]
+    elif change == "extra":
+        arrays["5.weight"] = np.zeros(3)
+    elif change == "renamed":
+        arrays["5.bias"] = arrays.pop("4.bias")
+    else:  # the last of all, so that those before it could be changed
+        arrays["4.bias"] = np.full(10, "ten")
+    before = values(network)
+    with pytest.raises(ValueError, match=r"."):
+        set_parameters(network, arrays, "these arrays")
+    assert equal(values(network), before)
+
+
+def tiny_network(seed: int = 0) -> Sequential:
+    """Little to save, so that each byte of its file can be tried."""
+    return Sequential(Linear(1, 1, rng=np.random.default_rng(seed)))
+
+
+def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
+    path, network = tmp_path / "net.npz", tiny_network()
+    save_parameters(path, tiny_network(1))
+    content, before = path.read_bytes(), values(network)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            load_parameters(path, network)
+        message = str(caught.value)
+        assert str(path) in message
+        assert "Expected a whole .npz file" in message
+        assert "Delete it" in message
+    assert equal(values(network), before)
+
+
+def test_a_damaged_file_never_gives_other_numbers(tmp_path):
+    """One flipped bit at any byte: refused, or it did not matter."""
+    path, network = tmp_path / "net.npz", tiny_network()
+    save_parameters(path, network)
+    content, right = path.read_bytes(), values(network)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            load_parameters(path, network)
+        except ValueError:
+            refused += 1
+        assert equal(values(network), right)
+    assert refused > len(content) / 2
+
+
+@pytest.mark.parametrize("kind", ["npy", "text", "pickle"])
+def test_a_file_of_another_kind_is_refused(tmp_path, kind):
+    path = tmp_path / "net.npz"
+    with open(path, "wb") as file:
+        if kind == "npy":
+            np.save(file, np.zeros(3))
+        elif kind == "text":
+            file.write(b"weights, honestly")
+        else:  # an object array, which could run code when it is read
+            np.savez(file, weight=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="cannot be read as saved arrays"):
+        load_arrays(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
+        load_parameters(tmp_path / "nowhere.npz", seed_network())
+
+
+def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "net.npz"
+    save_parameters(path, seed_network(1))
+    content = path.read_bytes()
+
+    def crash(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="no space"):
+        save_parameters(path, seed_network(2))
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path], "a partial file was left"
+
+
+# The process ends itself at one point of the writing, as a power cut would.
+KILLED = """
+import os, signal, sys, zipfile
+import numpy as np
+from cnn.network import save_arrays
+
+path, module, name = sys.argv[1:]
+owner = {"os": os, "ZipFile": zipfile.ZipFile}[module]
+setattr(owner, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+save_arrays(path, {"first": np.ones(100_000), "second": np.ones(9)})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not there")
+@pytest.mark.parametrize(
+    "point", [("ZipFile", "close"), ("os", "fsync"), ("os", "replace")]
+)
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path, point):
+    path = tmp_path / "net.npz"
+    save_arrays(path, {"first": np.zeros(3)})
+    content = path.read_bytes()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), *point],
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == content
+    save_arrays(path, {"first": np.ones(3)})  # what is left is no hindrance
+    np.testing.assert_array_equal(load_arrays(path)["first"], np.ones(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- bad input -------------------------------------------------------------
+
+
+def test_no_layers_are_refused():
+    with pytest.raises(ValueError, match="given 0 layers"):
+        Sequential()
+
+
+def test_one_layer_at_two_places_is_refused():
+    relu, rng = ReLU(), np.random.default_rng(0)
+    with pytest.raises(
+        ValueError, match="given 3 layers, 2 of them"
+    ) as caught:
+        Sequential(relu, Linear(2, 2, rng=rng), relu)
+    assert "each once" in str(caught.value)
+    assert "Make a new layer" in str(caught.value)
+
+
+def test_backward_before_forward_is_refused():
+    with pytest.raises(ValueError, match="before forward"):
+        seed_network().backward(np.ones((1, 10)))
