@@ -7,7 +7,7 @@ from cnn.layer import Layer
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    """y = max(x, 0), entry by entry; any shape."""
+    """y = max(x, 0), entry by entry; any shape. nan stays nan."""
     y: np.ndarray = np.maximum(x, 0)
     return y
 

@@ -1,0 +1,200 @@
+"""linear and Flatten against PyTorch, their loop definition and differences.
+
+Sizes N, D, M are drawn apart, so that a transposed product cannot pass.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn.convolution import batch_first
+from cnn.gradient_check import check_gradients
+from cnn.linear import Flatten, Linear, linear, linear_backward
+
+
+torch.set_num_threads(1)
+SIZES = st.tuples(*3 * [st.integers(1, 9)])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def draw(sizes, seed):
+    """x (N, D), weight (M, D), bias (M,), grad_output (N, M)."""
+    (n, d, m), rng = sizes, np.random.default_rng(seed)
+    shapes = (n, d), (m, d), (m,), (n, m)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, SEEDS)
+def test_forward_and_backward_agree_with_pytorch(sizes, seed):
+    x, weight, bias, grad_output = draw(sizes, seed)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    y = torch.nn.functional.linear(*tensors)
+    y.backward(torch.tensor(grad_output))
+
+    np.testing.assert_allclose(
+        linear(x, weight, bias), y.detach().numpy(), rtol=1e-10, atol=1e-10
+    )
+    gradients = linear_backward(grad_output, x, weight)
+    for ours, tensor in zip(gradients, tensors, strict=True):
+        assert ours.shape == tensor.shape
+        np.testing.assert_allclose(
+            ours, tensor.grad.numpy(), rtol=1e-10, atol=1e-10
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, SEEDS)
+def test_forward_is_the_sum_that_defines_it(sizes, seed):
+    x, weight, bias, _ = draw(sizes, seed)
+    y = linear(x, weight, bias)
+    for n, m in np.ndindex(y.shape):
+        products = [w * v for w, v in zip(weight[m], x[n], strict=True)]
+        assert y[n, m] == pytest.approx(sum(products) + bias[m], abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(*3 * [st.integers(1, 5)]), SEEDS)
+def test_layer_agrees_with_differences(sizes, seed):
+    rng = np.random.default_rng(seed)
+    n, d, m = sizes
+    layer = Linear(d, m, rng=rng).to(np.float64)
+    errors = check_gradients(layer, rng.standard_normal((n, d)), rng)
+    assert set(errors) == {"input", "weight", "bias"}
+    assert max(errors.values()) < 1e-7
+
+
+def test_bias_gradient_is_the_sum_over_the_batch_not_the_mean():
+    _, _, grad_bias = linear_backward(
+        np.ones((6, 2)), np.zeros((6, 3)), np.zeros((2, 3))
+    )
+    np.testing.assert_array_equal(grad_bias, [6, 6])
+
+
+def test_pencil_example_of_the_chapter():
+    x = np.array([[1, 2, -1], [0, 1, 3]])
+    weight, bias = np.array([[2, 0, 1], [-1, 1, 2]]), np.array([1, -2])
+    y = linear(x, weight, bias)
+    np.testing.assert_array_equal(y, [[2, -3], [4, 5]])
+    gradients = linear_backward(np.array([[1, -1], [2, 3]]), x, weight)
+    np.testing.assert_array_equal(gradients[0], [[3, -1, -1], [1, 3, 8]])
+    np.testing.assert_array_equal(gradients[1], [[1, 4, 5], [-1, 1, 10]])
+    np.testing.assert_array_equal(gradients[2], [3, 2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept_both_ways(dtype):
+    rng = np.random.default_rng(0)
+    layer = Linear(3, 2, rng=rng).to(dtype)
+    y = layer.forward(rng.standard_normal((4, 3)).astype(dtype))
+    grad_input = layer.backward(np.ones_like(y))
+    arrays = [y, grad_input, layer.weight.grad, layer.bias.grad]
+    assert {array.dtype for array in arrays} == {np.dtype(dtype)}
+
+
+def test_nothing_writes_into_its_arguments():
+    arrays = draw((4, 3, 2), seed=0)
+    for array in arrays:
+        array.flags.writeable = False
+    x, weight, bias, grad_output = arrays
+    linear(x, weight, bias)
+    linear_backward(grad_output, x, weight)
+
+
+def test_batch_lies_last_in_memory():
+    x, weight, bias, grad_output = draw((4, 3, 2), seed=0)
+    assert linear(x, weight, bias).T.flags.c_contiguous
+    grad_input, _, _ = linear_backward(grad_output, x, weight)
+    assert grad_input.T.flags.c_contiguous
+
+
+def test_first_weights_are_as_large_as_promised_and_repeatable():
+    first = Linear(400, 300, rng=np.random.default_rng(5))
+    again = Linear(400, 300, rng=np.random.default_rng(5))
+    assert first.weight.value.shape == (300, 400)  # as PyTorch has it
+    assert first.weight.value.dtype == first.bias.value.dtype == np.float32
+    np.testing.assert_array_equal(first.weight.value, again.weight.value)
+    assert first.weight.value.std() == pytest.approx(
+        np.sqrt(2 / 400), rel=0.02
+    )
+    assert not first.bias.value.any()
+    assert [p.name for p in first.parameters()] == ["weight", "bias"]
+
+
+def test_each_backward_overwrites_the_gradient():
+    rng = np.random.default_rng(0)
+    layer = Linear(3, 2, rng=rng)
+    layer.forward(rng.standard_normal((4, 3)))
+    grad_output = rng.standard_normal((4, 2))
+    layer.backward(grad_output)
+    once = layer.weight.grad.copy(), layer.bias.grad.copy()
+    layer.backward(grad_output)
+    np.testing.assert_array_equal(layer.weight.grad, once[0])
+    np.testing.assert_array_equal(layer.bias.grad, once[1])
+
+
+def test_wrong_number_of_features_is_named():
+    layer = Linear(5, 2, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="given 7 features") as caught:
+        layer.forward(np.zeros((3, 7)))
+    message = str(caught.value)
+    assert "(3, 7)" in message  # given
+    assert "expected 5" in message
+    assert "Set in_features to 7" in message  # the way out
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 1, 5)])
+def test_what_is_no_batch_of_rows_is_named(shape):
+    layer = Linear(5, 2, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="linear was given") as caught:
+        layer.forward(np.zeros(shape))
+    message = str(caught.value)
+    assert str(shape) in message
+    assert "expected (N, D) with N at least 1" in message
+    assert "Flatten()" in message
+
+
+@pytest.mark.parametrize(
+    "layer", [Flatten(), Linear(3, 2, rng=np.random.default_rng(0))]
+)
+def test_backward_before_forward_is_named(layer):
+    with pytest.raises(ValueError, match="before forward") as caught:
+        layer.backward(np.zeros((1, 2)))
+    assert type(layer).__name__ in str(caught.value)
+    assert "Call forward(x) first" in str(caught.value)
+
+
+SHAPES = st.tuples(*4 * [st.integers(1, 5)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, st.booleans())
+def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
+    n, c, h, w = shape
+    numbers = np.arange(n * c * h * w, dtype=np.float64)
+    x = numbers.reshape(shape)
+    if last:
+        x = batch_first(numbers.reshape(c, h, w, n))
+    layer = Flatten()
+    flat = layer.forward(x)
+    expected = torch.flatten(torch.tensor(x.copy()), start_dim=1)
+    np.testing.assert_array_equal(flat, expected.numpy())
+    assert np.shares_memory(flat, x)  # a view in both formats
+    back = layer.backward(flat)
+    np.testing.assert_array_equal(back, x)
+    assert np.shares_memory(back, x)
+
+
+def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
+    x = batch_first(np.arange(24.0).reshape(1, 2, 3, 4))
+    for n in range(len(x)):
+        alone = Flatten().forward(x[n : n + 1])
+        np.testing.assert_array_equal(alone[0], Flatten().forward(x)[n])
+
+
+def test_gradients_of_flatten():
+    rng = np.random.default_rng(0)
+    x = batch_first(rng.standard_normal((2, 3, 4, 5)))
+    assert check_gradients(Flatten(), x, rng)["input"] < 1e-8
