@@ -10,12 +10,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """log p, with p = exp(z) / sum(exp(z)) in each row.  (N, K) -> (N, K).
 
     The row's largest logit is taken off first: p is the same, and no exp
-    overflows.
+    overflows. log p = (z - m) - log(sum(exp(z - m))), with m = max(z).
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p: np.ndarray = shifted - np.log(
-        np.exp(shifted).sum(axis=1, keepdims=True)
-    )
+    shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), all <= 0
+    log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, 1)
+    log_p: np.ndarray = shifted - log_sum
     return log_p
 
 
@@ -26,7 +25,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, logits: np.ndarray) -> None:
-    """ValueError unless labels are N integers in 0..K-1."""
+    """ValueError unless logits are (N, K), labels N integers in 0..K-1."""
     check_batch(logits, "(N, K)", "cross_entropy")
     n, classes = logits.shape
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
@@ -44,19 +43,26 @@ def check_labels(labels: np.ndarray, logits: np.ndarray) -> None:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """L = -mean(log p[n, labels[n]]).  logits (N, K), labels (N,)."""
+    """L = -mean(log p[n, labels[n]]), in nats.  (N, K), (N,) -> a number.
+
+    ValueError for an empty batch and for labels that are not N integers in
+    0..K-1.
+    """
     check_labels(labels, logits)
-    picked = log_softmax(logits)[np.arange(len(labels)), labels]
+    picked = log_softmax(logits)[np.arange(len(labels)), labels]  # (N,)
     return float(-picked.mean())
 
 
 def cross_entropy_backward(
     logits: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """dL/dz = (p - y) / N, where y is the one-hot label.  (N, K)."""
+    """dL/dz = (p - y) / N, where y is the one-hot label.  (N, K).
+
+    ValueError as cross_entropy raises it.
+    """
     check_labels(labels, logits)
     grad = softmax(logits)
-    grad[np.arange(len(labels)), labels] -= 1
+    grad[np.arange(len(labels)), labels] -= 1  # y is 1 here, else 0
     return grad / len(labels)
 
 
