@@ -16,7 +16,13 @@ def numerical_gradient(
 
     h: the step; by default the cube root of the dtype's machine epsilon,
     which balances truncation against rounding.
+    ValueError if x is not of a floating dtype: whole numbers take no step.
     """
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(
+            f"numerical_gradient was given {x.dtype}; expected float64, or "
+            "float32 at a loss of accuracy. Use x.astype(np.float64)."
+        )
     if h is None:
         h = float(np.finfo(x.dtype).eps) ** (1 / 3)
     x = x.copy()
@@ -33,14 +39,18 @@ def numerical_gradient(
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """max|a - b| / max(|a|, |b|), over all entries; 0 if both are zero."""
+    """max|a - b| / max(|a|, |b|), over all entries; 0 if both are zero.
+
+    nan if an entry is: no bound holds then.  ValueError if shapes differ.
+    """
     if a.shape != b.shape:
         raise ValueError(
             f"cannot compare shapes {a.shape} and {b.shape}; expected one "
             "shape. A gradient has the shape of what it is a gradient to."
         )
     scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
-    return float(np.abs(a - b).max() / scale) if scale > 0 else 0.0
+    # Not "scale > 0": that would call nan, which is not > 0, right.
+    return 0.0 if scale == 0 else float(np.abs(a - b).max() / scale)
 
 
 def check_gradients(
