@@ -1,0 +1,561 @@
+"""Convolution against PyTorch, against its definition, and against misuse."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cnn.convolution import (
+    Conv2d,
+    batch_first,
+    batch_last,
+    col2im,
+    conv2d,
+    conv2d_backward,
+    conv2d_grad_input,
+    conv2d_grad_weight,
+    im2col,
+    output_size,
+    pad,
+    pair,
+    window_view,
+)
+from cnn.gradient_check import (
+    check_gradients,
+    numerical_gradient,
+    relative_error,
+)
+
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes of a convolution, and the seed of its numbers."""
+
+    n: int
+    channels: int
+    filters: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    seed: int = 0
+
+    def arrays(self):
+        """x, weight, bias and the generator they came from."""
+        rng = np.random.default_rng(self.seed)
+        return (
+            rng.standard_normal((self.n, self.channels, *self.size)),
+            rng.standard_normal((self.filters, self.channels, *self.kernel)),
+            rng.standard_normal(self.filters),
+            rng,
+        )
+
+    @property
+    def steps(self):
+        """Stride and padding, as keywords."""
+        return {"stride": self.stride, "padding": self.padding}
+
+
+@st.composite
+def cases(draw):
+    """Any convolution that the formula allows, of small sizes."""
+    size = draw(st.tuples(st.integers(1, 8), st.integers(1, 8)))
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    kernel = tuple(
+        draw(st.integers(1, h + 2 * p))
+        for h, p in zip(size, padding, strict=True)
+    )
+    return Case(
+        n=draw(st.integers(1, 3)),
+        channels=draw(st.integers(1, 3)),
+        filters=draw(st.integers(1, 4)),
+        size=size,
+        kernel=kernel,
+        stride=draw(st.tuples(st.integers(1, 4), st.integers(1, 4))),
+        padding=padding,
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+# Cases that must be among those tried, whatever hypothesis draws.
+LEFTOVER = Case(2, 2, 3, (8, 8), (3, 3), (2, 2))  # row 7 is never read
+HALVING = Case(1, 1, 1, (28, 28), (3, 3), (2, 2), (1, 1))  # 28 -> 14
+RECTANGULAR = Case(2, 3, 2, (7, 5), (2, 4), (3, 1), (0, 2))
+WHOLE = Case(2, 2, 3, (4, 3), (6, 7), (1, 1), (1, 2))  # kernel = padded x
+SINGLE = Case(1, 1, 1, (1, 1), (1, 1))
+GAPS = Case(2, 2, 2, (7, 7), (1, 2), (3, 4))  # stride larger than kernel
+NAMED = (LEFTOVER, HALVING, RECTANGULAR, WHOLE, SINGLE, GAPS)
+
+
+def in_turn(test):
+    """Run a test of drawn cases on the named ones too."""
+    for case in NAMED:
+        test = example(case)(test)
+    return test
+
+
+def in_torch(case):
+    """PyTorch's x, weight, bias and y, ready for its backward."""
+    x, weight, bias, _ = case.arrays()
+    leaves = [torch.from_numpy(a).requires_grad_() for a in (x, weight, bias)]
+    y = torch.nn.functional.conv2d(
+        *leaves, stride=case.stride, padding=case.padding
+    )
+    return (*leaves, y)
+
+
+def close(ours, theirs):
+    """Equal shapes, and equal to 1e-10."""
+    assert ours.shape == tuple(theirs.shape)
+    np.testing.assert_allclose(
+        ours, theirs.detach().numpy(), rtol=1e-10, atol=1e-10
+    )
+
+
+# --- against PyTorch --------------------------------------------------------
+
+
+@in_turn
+@settings(max_examples=250, deadline=None)
+@given(cases())
+def test_forward_agrees_with_pytorch(case):
+    x, weight, bias, _ = case.arrays()
+    *_, theirs = in_torch(case)
+    close(conv2d(x, weight, bias, **case.steps), theirs)
+
+
+@in_turn
+@settings(max_examples=250, deadline=None)
+@given(cases())
+def test_backward_agrees_with_pytorch(case):
+    x, weight, _, rng = case.arrays()
+    leaves = in_torch(case)
+    y = leaves[-1]
+    grad_output = rng.standard_normal(tuple(y.shape))
+    y.backward(torch.from_numpy(grad_output))
+    ours = conv2d_backward(grad_output, x, weight, **case.steps)
+    for mine, leaf in zip(ours, leaves[:3], strict=True):
+        close(mine, leaf.grad)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_the_layer_is_the_functions(case):
+    x, weight, bias, rng = case.arrays()
+    layer = Conv2d(
+        case.channels, case.filters, case.kernel, rng=rng, **case.steps
+    )
+    layer.weight.value, layer.bias.value = weight, bias
+    y = layer.forward(x)
+    np.testing.assert_array_equal(y, conv2d(x, weight, bias, **case.steps))
+    grad_output = rng.standard_normal(y.shape)
+    grads = conv2d_backward(grad_output, x, weight, **case.steps)
+    grad_input = layer.backward(grad_output)
+    for ours, expected in zip(
+        (grad_input, layer.weight.grad, layer.bias.grad), grads, strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_an_int_serves_both_axes():
+    x, weight, bias, rng = LEFTOVER.arrays()
+    y = conv2d(x, weight, bias, stride=2, padding=1)
+    pairs = {"stride": (2, 2), "padding": (1, 1)}
+    np.testing.assert_array_equal(y, conv2d(x, weight, bias, **pairs))
+    layer = Conv2d(2, 3, 3, stride=2, padding=1, rng=rng)
+    assert layer.weight.value.shape == (3, 2, 3, 3)
+    assert (layer.stride, layer.padding) == ((2, 2), (1, 1))
+
+
+# --- against the definition, a pencil, and measured gradients ---------------
+
+
+def conv2d_loops(x, weight, bias, stride, padding):
+    """The definition, index by index, in plain Python numbers."""
+    (s, t), (p, q) = stride, padding
+    n, channels, height, width = x.shape
+    filters, _, k, m = weight.shape
+    rows = len(
+        [i for i in range(0, height + 2 * p, s) if i + k <= height + 2 * p]
+    )
+    columns = len(
+        [j for j in range(0, width + 2 * q, t) if j + m <= width + 2 * q]
+    )
+    y = np.zeros((n, filters, rows, columns))
+    for place in np.ndindex(y.shape):
+        image, f, i, j = place
+        y[place] = bias[f]
+        for c, u, v in np.ndindex(channels, k, m):
+            a, d = s * i + u - p, t * j + v - q
+            if 0 <= a < height and 0 <= d < width:
+                y[place] += weight[f, c, u, v] * x[image, c, a, d]
+    return y
+
+
+@pytest.mark.parametrize("case", [c for c in NAMED if c is not HALVING])
+def test_forward_is_its_definition(case):
+    x, weight, bias, _ = case.arrays()
+    expected = conv2d_loops(x, weight, bias, **case.steps)
+    y = conv2d(x, weight, bias, **case.steps)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_pencil_example_and_that_no_kernel_is_flipped():
+    x = np.array([1.0, 2, 0, -1, 3]).reshape(1, 1, 1, 5)
+    weight = np.array([1.0, 0, -1]).reshape(1, 1, 1, 3)
+    y = conv2d(x, weight, np.zeros(1))
+    assert y.ravel().tolist() == [1, 3, -3]
+    grad_output = np.array([1.0, 2, 3]).reshape(y.shape)
+    grad_x, grad_w, grad_b = conv2d_backward(grad_output, x, weight)
+    assert grad_x.ravel().tolist() == [1, 2, 2, -2, -3]
+    assert grad_w.ravel().tolist() == [5, -1, 7]
+    assert grad_b.tolist() == [6]
+
+
+@pytest.mark.parametrize("case", [c for c in NAMED if c is not HALVING])
+def test_gradients_are_those_measured(case):
+    x, *_, rng = case.arrays()
+    layer = Conv2d(
+        case.channels, case.filters, case.kernel, rng=rng, **case.steps
+    ).to(np.float64)
+    errors = check_gradients(layer, x, rng)
+    assert errors.keys() == {"input", "weight", "bias"}
+    assert max(errors.values()) < 1e-8
+
+
+def test_grad_input_measured_with_a_step_of_one():
+    """The output is linear in x: nothing but rounding is left."""
+    x, weight, bias, rng = LEFTOVER.arrays()
+    r = rng.standard_normal(conv2d(x, weight, bias, 2).shape)
+
+    def loss(x):
+        return float(np.sum(r * conv2d(x, weight, bias, 2)))
+
+    ours = conv2d_grad_input(r, weight, x.shape, 2)
+    assert relative_error(ours, numerical_gradient(loss, x, h=1.0)) < 1e-12
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_backward_is_the_transpose_of_forward(case):
+    """<T x, g> = <x, T'g>, and col2im is the transpose of im2col."""
+    x, weight, _, rng = case.arrays()
+    y = conv2d(x, weight, np.zeros(case.filters), **case.steps)
+    g = rng.standard_normal(y.shape)
+    back = conv2d_grad_input(g, weight, x.shape, **case.steps)
+    np.testing.assert_allclose(np.sum(y * g), np.sum(x * back), atol=1e-9)
+    columns = im2col(x, case.kernel, **case.steps)
+    c = rng.standard_normal(columns.shape)
+    image = col2im(c, x.shape, **case.steps)
+    np.testing.assert_allclose(
+        np.sum(columns * c), np.sum(x * image), atol=1e-9
+    )
+
+
+def test_rows_that_no_window_reads_have_a_zero_gradient():
+    x, weight, bias, _ = LEFTOVER.arrays()
+    y = conv2d(x, weight, bias, stride=2)
+    grad_x, _, _ = conv2d_backward(np.ones_like(y), x, weight, stride=2)
+    assert grad_x.shape == x.shape
+    assert not grad_x[:, :, 7].any()
+    assert not grad_x[:, :, :, 7].any()
+    assert grad_x[:, :, :7, :7].all()
+
+
+def test_col2im_adds_where_windows_overlap():
+    columns = np.ones_like(im2col(np.zeros((1, 1, 6, 6)), 3, 2))
+    counts = col2im(columns, (1, 1, 6, 6), 2)[0, 0]
+    line = np.array([1, 1, 2, 1, 1, 0])
+    np.testing.assert_array_equal(counts, np.outer(line, line))
+
+
+def test_im2col_of_the_four_by_four_image():
+    image = np.arange(16.0).reshape(1, 1, 4, 4)
+    columns = im2col(image, 3)
+    assert columns.shape == (1, 3, 3, 2, 2, 1)
+    expected = [
+        image[0, 0, i : i + 3, j : j + 3].ravel()
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    np.testing.assert_array_equal(columns.reshape(9, 4).T, expected)
+
+
+# --- sizes ------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    h=st.integers(1, 40),
+    k=st.integers(1, 12),
+    s=st.integers(1, 9),
+    p=st.integers(0, 6),
+)
+def test_output_size_counts_the_windows_that_fit(h, k, s, p):
+    starts = [a for a in range(0, h + 2 * p, s) if a + k <= h + 2 * p]
+    if not starts:
+        with pytest.raises(ValueError, match="larger than the input"):
+            output_size((h, h), k, s, p)
+        return
+    assert output_size((h, h), k, s, p) == (len(starts), len(starts))
+
+
+def test_output_size_takes_each_axis_by_itself():
+    assert output_size((28, 28), 3, 2, 1) == (14, 14)
+    assert output_size((8, 9), (1, 3), (2, 4), (0, 1)) == (4, 3)
+
+
+def test_pair():
+    assert pair(3, "stride", 1) == (3, 3)
+    assert pair((0, 2), "padding", 0) == (0, 2)
+    assert pair(np.int64(2), "stride", 1) == (2, 2)
+
+
+# --- memory -----------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_the_output_lies_in_memory_with_the_batch_last(case):
+    x, weight, bias, _ = case.arrays()
+    y = conv2d(x, weight, bias, **case.steps)
+    block = y.transpose(1, 2, 3, 0)  # (F, H', W', N)
+    assert block.flags.c_contiguous
+    assert np.shares_memory(batch_last(y), y)
+    # What is batch last already gives the same numbers as what is not.
+    again = batch_first(batch_last(x))
+    np.testing.assert_array_equal(conv2d(again, weight, bias, **case.steps), y)
+
+
+def test_batch_last_and_first():
+    x = np.arange(120.0).reshape(2, 3, 4, 5)
+    block = batch_last(x)
+    assert block.shape == (3, 4, 5, 2)
+    assert block.flags.c_contiguous
+    assert block[1, 2, 3, 1] == x[1, 1, 2, 3]
+    back = batch_first(block)
+    np.testing.assert_array_equal(back, x)
+    assert np.shares_memory(back, block)
+    assert batch_last(back).ctypes.data == block.ctypes.data
+
+
+def test_pad():
+    block = np.ones((1, 2, 3, 1))
+    assert pad(block, 0) is block
+    framed = pad(block, (1, 2), -np.inf)
+    assert framed.shape == (1, 4, 7, 1)
+    assert (framed[:, 1:3, 2:5] == 1).all()
+    assert np.isneginf(framed).sum() == 4 * 7 - 6
+    assert not pad(block, 1)[:, 0].any()
+
+
+def test_window_view_is_a_view():
+    block = np.arange(48.0).reshape(1, 6, 8, 1)
+    view = window_view(block, (1, 2), (2, 3), (3, 2))
+    np.testing.assert_array_equal(view[0, :, :, 0], block[0, 1:6:3, 2:8:2, 0])
+    assert np.shares_memory(view, block)
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_nothing_mutates_its_argument(case):
+    x, weight, bias, rng = case.arrays()
+    y = conv2d(x, weight, bias, **case.steps)
+    grad = rng.standard_normal(y.shape)
+    columns = im2col(x, case.kernel, **case.steps)
+    given = (x, weight, bias, grad, columns)
+    kept = [a.copy() for a in given]
+    for array in given:
+        array.flags.writeable = False  # writing raises
+    conv2d(x, weight, bias, **case.steps)
+    conv2d_backward(grad, x, weight, **case.steps)
+    conv2d_grad_weight(grad, x, case.kernel, **case.steps)
+    im2col(x, case.kernel, **case.steps)
+    col2im(columns, x.shape, **case.steps)
+    pad(x, 1)
+    layer = Conv2d(
+        case.channels, case.filters, case.kernel, rng=rng, **case.steps
+    ).to(np.float64)
+    layer.forward(x)
+    layer.backward(grad)
+    for array, before in zip(given, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept(dtype):
+    layer = Conv2d(2, 3, 3, padding=1, rng=np.random.default_rng(0)).to(dtype)
+    y = layer.forward(np.ones((2, 2, 5, 5), dtype))
+    grad_x = layer.backward(np.ones_like(y))
+    assert {y.dtype, grad_x.dtype} == {np.dtype(dtype)}
+    assert {p.grad.dtype for p in layer.parameters()} == {np.dtype(dtype)}
+
+
+# --- the layer --------------------------------------------------------------
+
+
+def test_parameters():
+    layer = Conv2d(3, 8, (3, 5), rng=np.random.default_rng(0))
+    weight, bias = layer.parameters()
+    assert (weight.name, bias.name) == ("weight", "bias")
+    assert weight.value.shape == (8, 3, 3, 5)
+    assert weight.value.dtype == bias.value.dtype == np.float32
+    assert not bias.value.any()
+
+
+def test_first_weights_have_he_s_variance():
+    layer = Conv2d(16, 64, (3, 5), rng=np.random.default_rng(0))
+    expected = np.sqrt(2 / (16 * 3 * 5))
+    assert abs(layer.weight.value.std() / expected - 1) < 0.03
+    assert abs(layer.weight.value.mean()) < 0.03 * expected
+
+
+def test_same_seed_same_bits():
+    one, two, other = (
+        Conv2d(2, 3, 3, rng=np.random.default_rng(seed)).weight.value
+        for seed in (1, 1, 2)
+    )
+    assert one.tobytes() == two.tobytes() != other.tobytes()
+
+
+def test_backward_parameters_leaves_only_the_input_out(monkeypatch):
+    x, _, _, rng = LEFTOVER.arrays()
+    layer = Conv2d(2, 3, 3, stride=2, rng=rng).to(np.float64)
+    grad_output = rng.standard_normal(layer.forward(x).shape)
+    layer.backward(grad_output)
+    expected = [p.grad.copy() for p in layer.parameters()]
+    for parameter in layer.parameters():
+        parameter.grad = np.full_like(parameter.grad, np.nan)
+
+    def fail(*arguments):
+        raise AssertionError("dL/dx was computed")
+
+    monkeypatch.setattr("cnn.convolution.conv2d_grad_input", fail)
+    layer.backward_parameters(grad_output)
+    for parameter, before in zip(layer.parameters(), expected, strict=True):
+        np.testing.assert_array_equal(parameter.grad, before)
+
+
+def test_each_backward_overwrites_the_gradients():
+    x, _, _, rng = LEFTOVER.arrays()
+    layer = Conv2d(2, 3, 3, rng=rng).to(np.float64)
+    grad_output = np.ones_like(layer.forward(x))
+    layer.backward(grad_output)
+    once = [p.grad.copy() for p in layer.parameters()]
+    layer.backward(grad_output)
+    for parameter, before in zip(layer.parameters(), once, strict=True):
+        np.testing.assert_array_equal(parameter.grad, before)
+
+
+# --- misuse -----------------------------------------------------------------
+
+
+def message(call, *arguments, **keywords):
+    """What the ValueError of a call says."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        call(*arguments, **keywords)
+    return str(error.value)
+
+
+def says(text, *parts):
+    """Whether a message names each of its parts."""
+    for part in parts:
+        assert part in text, f"{part!r} is not in: {text}"
+
+
+def small(rng_seed=0, **keywords):
+    """A layer for 2 channels, with 3 filters of 3 x 3."""
+    return Conv2d(2, 3, 3, rng=np.random.default_rng(rng_seed), **keywords)
+
+
+def test_wrong_channel_count():
+    text = message(small().forward, np.zeros((4, 5, 8, 8)))
+    says(text, "5 channels", "(4, 5, 8, 8)")  # given
+    says(text, "expected 2", "(3, 2, 3, 3)")
+    says(text, "Set in_channels to 5")
+
+
+def test_kernel_larger_than_the_padded_input():
+    text = message(
+        conv2d,
+        np.zeros((1, 1, 4, 9)),
+        np.zeros((1, 1, 7, 2)),
+        np.zeros(1),
+        padding=(1, 0),
+    )
+    says(text, "(7, 2)", "(4, 9)", "(1, 0)")  # given
+    says(text, "expected it to fit", "smaller kernel or more padding")
+    text = message(im2col, np.zeros((1, 1, 9, 4)), (2, 7), 1, (0, 1))
+    says(text, "(2, 7)", "(9, 4)")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("stride", 0, 1),
+        ("stride", -1, 1),
+        ("stride", (1, 0), 1),
+        ("stride", 1.5, 1),
+        ("padding", -1, 0),
+        ("padding", (0, -2), 0),
+        ("padding", 0.5, 0),
+        ("padding", "same", 0),
+        ("stride", (1, 2, 3), 1),
+        ("stride", None, 1),
+    ],
+)
+def test_nonsense_sizes(name, value, least):
+    calls = (
+        lambda: small(**{name: value}),
+        lambda: conv2d(
+            np.zeros((1, 2, 8, 8)),
+            np.zeros((3, 2, 3, 3)),
+            np.zeros(3),
+            **{name: value},
+        ),
+    )
+    for call in calls:
+        says(
+            message(call),
+            f"{name} is {value!r}",
+            "expected an int or a pair of ints",
+            f"at least {least}",
+            "Pass one number, or (rows, columns)",
+        )
+
+
+@pytest.mark.parametrize("kernel", [0, (3, 0), 2.0, (3,), [3, 3, 3]])
+def test_nonsense_kernels(kernel):
+    rng = np.random.default_rng(0)
+    text = message(Conv2d, 1, 1, kernel, rng=rng)
+    says(text, f"kernel_size is {kernel!r}", "at least 1")
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8), (1, 1, 2, 8, 8), (128,)])
+def test_wrong_number_of_axes(shape):
+    text = message(small().forward, np.zeros(shape))
+    says(text, str(shape), "expected (N, C, H, W)", "Add the missing axis")
+
+
+def test_empty_batch():
+    text = message(small().forward, np.zeros((0, 2, 8, 8)))
+    says(text, "(0, 2, 8, 8)", "N at least 1")
+
+
+@pytest.mark.parametrize("name", ["backward", "backward_parameters"])
+def test_backward_before_forward(name):
+    text = message(getattr(small(), name), np.zeros((1, 3, 6, 6)))
+    says(text, "Conv2d.backward", "before forward", "Call forward(x) first")
+
+
+def test_a_refused_forward_leaves_the_last_one_in_place():
+    layer = small().to(np.float64)
+    y = layer.forward(np.ones((1, 2, 5, 5)))
+    message(layer.forward, np.zeros((1, 5, 8, 8)))
+    assert layer.backward(np.ones_like(y)).shape == (1, 2, 5, 5)
