@@ -101,16 +101,19 @@ def plot_history(history: Sequence[Epoch]) -> "Figure":
 
     epochs = np.arange(1, len(history) + 1)
     figure, axes = plt.subplots(1, 2)
+    styles = {
+        "train": {"color": COLORS["neutral"], "linestyle": "--"},
+        "validation": {"color": INK},
+    }
     for axis, quantity, unit in zip(
         axes, ("loss", "accuracy"), ("nats", "share of images"), strict=True
     ):
-        for split, color in (("train", "input"), ("validation", "gradient")):
+        for split, style in styles.items():
             values = [
                 getattr(epoch, f"{split}_{quantity}") for epoch in history
             ]
-            axis.plot(
-                epochs, values, marker=".", color=COLORS[color], label=split
-            )
+            label = "training" if split == "train" else split
+            axis.plot(epochs, values, marker=".", label=label, **style)
         axis.set(xlabel="epoch", ylabel=f"{quantity} ({unit})")
     axes[0].legend()
     return figure
@@ -122,20 +125,14 @@ def plot_confusion_matrix(
     """Counts (K, K): rows the true class, columns the predicted one."""
     import matplotlib.pyplot as plt
 
-    # Colour the mistakes alone; the diagonal would drown them.
     mistakes = confusion - np.diag(np.diag(confusion))
-    figure, axis = plt.subplots(figsize=(6.0, 5.4))
-    axis.imshow(mistakes, cmap="Oranges")
+    figure, axis = plt.subplots(figsize=(5.2, 4.8))
+    axis.imshow(mistakes, cmap="Purples")
     for (i, j), count in np.ndenumerate(confusion):
-        dark = mistakes[i, j] > 0.6 * mistakes.max()
+        dark = mistakes[i, j] > 0.5 * mistakes.max()
+        color = "white" if dark else "#333333"
         axis.text(
-            j,
-            i,
-            str(count),
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if dark else "#333333",
+            j, i, str(count), ha="center", va="center", fontsize=9, color=color
         )
     places = range(len(class_names))
     axis.set_xticks(places, class_names)

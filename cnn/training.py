@@ -17,6 +17,83 @@ from cnn.network import load_arrays, save_arrays, set_parameters
 from cnn.optimizer import SGD
 
 
+def check_finite(loss: float, lr: float) -> None:
+    """ValueError, with the way out, unless a loss is a finite number."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss}; expected a finite number. The steps were "
+            f"too long or the images are not scaled: lower lr, which is {lr}, "
+            "or scale them. A checkpoint holds the last whole epoch."
+        )
+
+
+def train_step(
+    network: Layer, optimizer: SGD, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, int]:
+    """Forward, loss, backward, update. Returns the loss and the hits.
+
+    images: (N, C, H, W); labels: (N,), of 0..K-1. The loss, in nats, and
+    the number of images classified right are those before the update.
+    ValueError, before anything is updated, if the loss is not finite.
+    """
+    criterion = CrossEntropyLoss()
+    logits = network.forward(images)
+    loss = criterion.forward(logits, labels)
+    check_finite(loss, optimizer.lr)
+    network.backward_parameters(criterion.backward())
+    optimizer.step()
+    return loss, int((logits.argmax(axis=1) == labels).sum())
+
+
+def train_epoch(
+    network: Layer,
+    optimizer: SGD,
+    dataset: Dataset,
+    batch_size: int,
+    rng: np.random.Generator,
+    before_step: Callable[[int], None],
+) -> tuple[float, float]:
+    """One pass over the data; returns its mean loss and accuracy.
+
+    before_step: called with the number of each step, from 0.
+    """
+    loss_sum, hits = 0.0, 0
+    batches = minibatches(dataset, batch_size, rng)
+    for step, (images, labels) in enumerate(batches):
+        before_step(step)
+        loss, step_hits = train_step(network, optimizer, images, labels)
+        loss_sum += loss * len(labels)
+        hits += step_hits
+    return loss_sum / len(dataset), hits / len(dataset)
+
+
+def check_counts(**counts: float) -> None:
+    """ValueError if any of the numbers that a run needs is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(
+                f"{name} is {count}; expected at least 1. Give more, or "
+                "check the index that selected the images."
+            )
+
+
+def predict(network: Layer, images: np.ndarray) -> np.ndarray:
+    """Logits of all images, (N, K), computed 500 images at a time.
+
+    images: (N, C, H, W); ValueError if there are none.
+    """
+    check_counts(images=len(images))
+    batches = (images[i : i + 500] for i in range(0, len(images), 500))
+    return np.concatenate([network.forward(batch) for batch in batches])
+
+
+def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
+    """Mean loss (nats) and accuracy (0..1) of a network on a data set."""
+    logits = predict(network, dataset.images)
+    hits = logits.argmax(axis=1) == dataset.labels
+    return cross_entropy(logits, dataset.labels), float(hits.mean())
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch achieved; losses in nats, accuracies from 0 to 1.
@@ -29,41 +106,6 @@ class Epoch:
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
-
-
-def predict(network: Layer, images: np.ndarray) -> np.ndarray:
-    """Logits of all images, (N, K), computed 500 images at a time."""
-    batches = (images[i : i + 500] for i in range(0, len(images), 500))
-    return np.concatenate([network.forward(batch) for batch in batches])
-
-
-def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
-    """Mean loss and accuracy of a network on a data set."""
-    logits = predict(network, dataset.images)
-    hits = logits.argmax(axis=1) == dataset.labels
-    return cross_entropy(logits, dataset.labels), float(hits.mean())
-
-
-def train_step(
-    network: Layer, optimizer: SGD, images: np.ndarray, labels: np.ndarray
-) -> tuple[float, int]:
-    """Forward, loss, backward, update. Returns the loss and the hits.
-
-    ValueError, before anything is updated, if the loss is not finite.
-    """
-    criterion = CrossEntropyLoss()
-    logits = network.forward(images)
-    loss = criterion.forward(logits, labels)
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss}; expected a finite number. The steps were "
-            f"too long or the images are not finite: lower lr, which is "
-            f"{optimizer.lr}, and scale the images. The last checkpoint, if "
-            "one was asked for, is whole."
-        )
-    network.backward_parameters(criterion.backward())
-    optimizer.step()
-    return loss, int((logits.argmax(axis=1) == labels).sum())
 
 
 def snapshot(network: Layer) -> dict[str, np.ndarray]:
@@ -79,19 +121,20 @@ def save_checkpoint(
     history: list[Epoch],
     best: dict[str, np.ndarray],
 ) -> None:
-    """Write all that the next epoch depends on to one file, atomically."""
-    parameters = network.parameters()
-    arrays = {f"value/{p.name}": p.value for p in parameters}
-    arrays |= {
-        f"velocity/{p.name}": velocity
-        for p, velocity in zip(parameters, optimizer.velocities, strict=True)
-    }
-    arrays |= {f"best/{name}": value for name, value in best.items()}
+    """Write all that the next epoch depends on to one file, atomically.
+
+    best: the parameters of the best epoch so far, as snapshot gives them.
+    """
+    velocities = zip(optimizer.parameters, optimizer.velocities, strict=True)
     state = {
         "history": [asdict(epoch) for epoch in history],
         "rng": rng.bit_generator.state,
     }
-    save_arrays(path, arrays | {"state": np.array(json.dumps(state))})
+    arrays = {"state/json": np.array(json.dumps(state))}
+    arrays |= {f"value/{p.name}": p.value for p in network.parameters()}
+    arrays |= {f"velocity/{p.name}": velocity for p, velocity in velocities}
+    arrays |= {f"best/{name}": value for name, value in best.items()}
+    save_arrays(path, arrays)
 
 
 def load_checkpoint(
@@ -102,46 +145,30 @@ def load_checkpoint(
 ) -> tuple[list[Epoch], dict[str, np.ndarray]]:
     """Bring network, optimizer and rng back; returns history and best.
 
-    ValueError if the file is damaged or of another architecture; then
-    nothing is changed.
+    ValueError if the file is damaged, no checkpoint or of another
+    architecture; then nothing is changed.
     """
-    arrays = load_arrays(path)
-    state = json.loads(str(arrays.pop("state", "{}")))
     groups: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in arrays.items():
+    for key, array in load_arrays(path).items():
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = array
-    if not state or set(groups) != {"value", "velocity", "best"}:
+    if set(groups) != {"state", "value", "velocity", "best"}:
         raise ValueError(
-            f"{path} holds {sorted(arrays)}; expected a checkpoint of "
+            f"{path} holds {sorted(groups)}; expected a checkpoint of "
             "cnn.train. Name another file, or delete this one to start anew."
         )
+    names = [p.name for p in optimizer.parameters]
+    if list(groups["velocity"]) != names:
+        raise ValueError(
+            f"{path} has velocities of {list(groups['velocity'])}; expected "
+            f"{names}. Build the network and optimizer that were saved."
+        )
     set_parameters(network, groups["value"], path)
-    for p, velocity in zip(
-        network.parameters(), optimizer.velocities, strict=True
-    ):
-        velocity[...] = groups["velocity"][p.name]
+    for name, velocity in zip(names, optimizer.velocities, strict=True):
+        velocity[...] = groups["velocity"][name]
+    state = json.loads(str(groups["state"]["json"]))
     rng.bit_generator.state = state["rng"]
     return [Epoch(**epoch) for epoch in state["history"]], groups["best"]
-
-
-def train_epoch(
-    network: Layer,
-    optimizer: SGD,
-    dataset: Dataset,
-    batch_size: int,
-    rng: np.random.Generator,
-    before_step: Callable[[int], None],
-) -> tuple[float, float]:
-    """One pass over the data; returns its mean loss and accuracy."""
-    loss_sum, hits = 0.0, 0
-    batches = minibatches(dataset, batch_size, rng)
-    for step, (images, labels) in enumerate(batches):
-        before_step(step)
-        loss, step_hits = train_step(network, optimizer, images, labels)
-        loss_sum += loss * len(labels)
-        hits += step_hits
-    return loss_sum / len(dataset), hits / len(dataset)
 
 
 def epochs_since_best(history: list[Epoch]) -> int:
@@ -170,11 +197,16 @@ def train(
     patience: stop early after so many epochs without a lower validation
         loss, and take the best epoch's parameters back.
     checkpoint: a file, written after each epoch; if it is there already,
-        training goes on from it and ends with the same bits.
-    ValueError if the loss is not finite, or the checkpoint does not fit.
+        training goes on from it and, with the same arguments, ends with
+        the same bits.
+    ValueError if the loss is not finite, the checkpoint does not fit, or
+    epochs, batch_size, patience or a data set is below 1.
     """
     from tqdm import tqdm
 
+    limit = math.inf if patience is None else patience
+    check_counts(epochs=epochs, batch_size=batch_size, patience=limit)
+    check_counts(training=len(training), validation=len(validation))
     history: list[Epoch] = []
     best = snapshot(network)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -191,22 +223,24 @@ def train(
     bar: Any = tqdm(
         total=epochs * steps, initial=len(history) * steps, disable=None
     )
-    with bar:
-        while len(history) < epochs:
-            if patience is not None and epochs_since_best(history) >= patience:
-                break
+    try:
+        while len(history) < epochs and epochs_since_best(history) < limit:
             achieved = train_epoch(
                 network, optimizer, training, batch_size, rng, before_step
             )
-            history.append(Epoch(*achieved, *evaluate(network, validation)))
+            loss, accuracy = evaluate(network, validation)
+            check_finite(loss, optimizer.lr)
+            history.append(Epoch(*achieved, loss, accuracy))
             if epochs_since_best(history) == 0:
                 best = snapshot(network)
-            bar.set_postfix(asdict(history[-1]))
+            bar.set_postfix_str(f"validation: {loss:.3f}, {accuracy:.2%}")
             if checkpoint is not None:
                 save_checkpoint(
                     checkpoint, network, optimizer, rng, history, best
                 )
-    optimizer.lr = lr
+    finally:
+        bar.close()
+        optimizer.lr = lr
     if patience is not None:
         set_parameters(network, best, "the best epoch")
     return history
