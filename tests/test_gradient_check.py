@@ -1,0 +1,287 @@
+"""The check itself: right gradients pass, wrong ones do not."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn import (
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    check_gradients,
+    numerical_gradient,
+    relative_error,
+)
+
+
+torch.set_num_threads(1)
+
+RIGHT, WRONG = 1e-7, 1e-4
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# The measured gradient.
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_numerical_gradient_is_autograds(seed):
+    x = rng(seed).standard_normal((2, 3))
+    a = rng(seed + 1).standard_normal((2, 3))
+    tensor = torch.tensor(x, requires_grad=True)
+    weights = torch.tensor(a)
+    (torch.sin(tensor * weights).exp().sum() ** 2).backward()
+    measured = numerical_gradient(
+        lambda x: float(np.exp(np.sin(x * a)).sum() ** 2), x
+    )
+    assert relative_error(measured, tensor.grad.numpy()) < 1e-8
+
+
+def test_central_not_one_sided():
+    """The error goes with h squared: for a cube it is h squared."""
+    x = np.array([1.0])
+    for h in (0.1, 0.01):
+        measured = numerical_gradient(lambda x: float(x[0] ** 3), x, h)
+        assert measured[0] - 3 == pytest.approx(h**2, rel=1e-6)
+
+
+def test_default_step_is_the_cube_root_of_epsilon():
+    for dtype, eps in ((np.float64, 2.0**-52), (np.float32, 2.0**-23)):
+        seen = []
+
+        def f(x, seen=seen):
+            seen.append(float(x[0]))
+            return 0.0
+
+        numerical_gradient(f, np.zeros(1, dtype))
+        assert seen == pytest.approx([eps ** (1 / 3), -(eps ** (1 / 3))])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "h"), [(np.float64, 6e-6), (np.float32, 5e-3)]
+)
+def test_default_step_is_near_the_best(dtype, h):
+    """Much longer and much shorter steps are both worse."""
+
+    def worst(h: float | None) -> float:
+        x = np.linspace(0.5, 1.5, 40).astype(dtype)
+        errors = []
+        for value in x:
+            measured = numerical_gradient(
+                lambda x: x[0] * x[0] * x[0], value[np.newaxis], h
+            )
+            errors.append(abs(float(measured[0]) - 3 * float(value) ** 2))
+        return max(errors)
+
+    assert worst(None) < 0.2 * worst(30 * h)
+    assert worst(None) < 0.2 * worst(h / 100)
+
+
+def test_x_is_left_as_it_was():
+    x = rng().standard_normal((3, 2))
+    kept = x.copy()
+    numerical_gradient(lambda x: float(x.sum()), x)
+    assert np.array_equal(x, kept)
+
+
+def test_each_entry_moves_alone():
+    """All others must be at rest again: no rounding may stay behind."""
+    x = rng().standard_normal(5) * 10.0 ** np.arange(-5, 0)
+    places = []
+    numerical_gradient(lambda at: places.append(at.copy()) or 0.0, x)
+    for n, place in enumerate(places):
+        others = np.arange(5) != n // 2
+        assert np.array_equal(place[others], x[others])
+
+
+def test_a_view_that_is_not_contiguous():
+    x = rng().standard_normal((3, 4)).T
+    measured = numerical_gradient(lambda x: float((x**2).sum()), x)
+    assert np.allclose(measured, 2 * x, atol=1e-8)
+
+
+def test_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match="was given int64; expected") as e:
+        numerical_gradient(lambda x: float(x.sum()), np.arange(3))
+    assert "astype(np.float64)" in str(e.value)
+
+
+# The relative error.
+
+
+def test_relative_error_by_hand():
+    a, b = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 5.0])
+    assert relative_error(a, b) == pytest.approx(1 / 5)
+    assert relative_error(b, a) == pytest.approx(1 / 5)
+    assert relative_error(-a, -b) == pytest.approx(1 / 5)
+    assert relative_error(a, -a) == pytest.approx(2)
+    assert relative_error(a, a) == 0
+
+
+def test_relative_error_does_not_depend_on_the_unit():
+    a, b = rng().standard_normal((2, 10))
+    assert relative_error(1e-9 * a, 1e-9 * b) == pytest.approx(
+        relative_error(a, b)
+    )
+
+
+def test_relative_error_of_nothing():
+    assert relative_error(np.zeros(3), np.zeros(3)) == 0
+    assert relative_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0
+    assert relative_error(np.zeros(3), np.array([0, 1e-30, 0])) == 1
+
+
+@pytest.mark.parametrize("place", ["a", "b", "both"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_right(place, bad):
+    a, b = np.ones(3), np.ones(3)
+    if place != "b":
+        a[1] = bad
+    if place != "a":
+        b[1] = bad
+    with np.errstate(invalid="ignore"):
+        assert not relative_error(a, b) < WRONG
+
+
+def test_shapes_must_agree():
+    """Broadcasting would compare (3,) with (3, 1) and say something."""
+    with pytest.raises(ValueError, match=r"\(3,\) and \(3, 1\); expected one"):
+        relative_error(np.ones(3), np.ones((3, 1)))
+
+
+# The check.
+
+
+SHAPES = {"images": (3, 2, 6, 6), "rows": (4, 5)}
+LAYERS = {
+    "Conv2d": (lambda: Conv2d(2, 3, 3, 2, 1, rng=rng()), "images"),
+    "ReLU": (ReLU, "images"),
+    "MaxPool2d": (lambda: MaxPool2d(2), "images"),
+    "Flatten": (Flatten, "images"),
+    "Linear": (lambda: Linear(5, 5, rng=rng()), "rows"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_right_layers_pass(name):
+    make, kind = LAYERS[name]
+    layer = make().to(np.float64)
+    x = rng(1).standard_normal(SHAPES[kind])
+    errors = check_gradients(layer, x, rng(2))
+    names = {parameter.name for parameter in layer.parameters()}
+    assert set(errors) == {"input"} | names
+    assert max(errors.values()) < RIGHT
+
+
+class NoMask(ReLU):
+    def backward(self, grad_output):
+        return grad_output
+
+
+class OneImage(MaxPool2d):
+    def backward(self, grad_output):
+        grad_input = super().backward(grad_output).copy()
+        grad_input[1:] = 0
+        return grad_input
+
+
+class NotTransposed(Linear):
+    def backward(self, grad_output):
+        super().backward(grad_output)
+        return grad_output @ self.weight.value.T
+
+
+class BiasMean(Linear):
+    def backward(self, grad_output):
+        grad_input = super().backward(grad_output)
+        self.bias.grad = grad_output.mean(axis=0)
+        return grad_input
+
+
+class OnePercent(Conv2d):
+    def backward(self, grad_output):
+        grad_input = super().backward(grad_output)
+        self.weight.grad = 1.01 * self.weight.grad
+        return grad_input
+
+
+class UpsideDown(Linear):
+    """Invisible if dL/dy is all ones: hence the random direction."""
+
+    def backward(self, grad_output):
+        return super().backward(grad_output)[::-1]
+
+
+class NotANumber(Linear):
+    def backward(self, grad_output):
+        return np.nan * super().backward(grad_output)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "culprit"),
+    [
+        (NoMask, "images", "input"),
+        (lambda: OneImage(2), "images", "input"),
+        (lambda: NotTransposed(5, 5, rng=rng()), "rows", "input"),
+        (lambda: UpsideDown(5, 5, rng=rng()), "rows", "input"),
+        (lambda: NotANumber(5, 5, rng=rng()), "rows", "input"),
+        (lambda: BiasMean(5, 5, rng=rng()), "rows", "bias"),
+        (lambda: OnePercent(2, 3, 3, rng=rng()), "images", "weight"),
+    ],
+)
+def test_wrong_layers_are_caught_and_named(make, kind, culprit):
+    layer = make().to(np.float64)
+    errors = check_gradients(
+        layer, rng(1).standard_normal(SHAPES[kind]), rng()
+    )
+    assert not errors.pop(culprit) < WRONG
+    assert all(error < RIGHT for error in errors.values())
+
+
+def test_the_parameters_come_back():
+    layer = Linear(5, 5, rng=rng()).to(np.float64)
+    weight = layer.weight.value
+    kept = weight.copy()
+    check_gradients(layer, rng(1).standard_normal((4, 5)), rng())
+    assert layer.weight.value is weight
+    assert np.array_equal(weight, kept)
+
+
+def test_a_kink_measures_one_half():
+    """At 0, ReLU's central difference is 1/2 whatever the gradient."""
+    x = np.array([[0.0, -1.0, 1.0]])
+    measured = numerical_gradient(lambda x: float(ReLU().forward(x).sum()), x)
+    assert measured == pytest.approx(np.array([[0.5, 0, 1]]))
+
+
+def test_wrong_gradients_whose_loss_falls():
+    """Why the check exists: the loss says nothing about the gradient."""
+    from cnn import SGD, Sequential, train_step
+
+    draw = rng(3)
+    labels = draw.integers(0, 3, 60)
+    x = np.zeros((60, 1, 6, 6), np.float32)
+    x += 0.3 * draw.standard_normal(x.shape).astype(np.float32)
+    for n, label in enumerate(labels):
+        x[n, 0, 2 * label : 2 * label + 2] += 1
+    network = Sequential(
+        Conv2d(1, 4, 3, rng=draw),
+        NoMask(),
+        OneImage(2),
+        Flatten(),
+        Linear(16, 3, rng=draw),
+    )
+    optimizer = SGD(network.parameters(), lr=0.1)
+    losses = [train_step(network, optimizer, x, labels)[0] for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    network.to(np.float64)
+    errors = check_gradients(network, x[:4].astype(np.float64), rng())
+    assert not errors["0.weight"] < WRONG
+    assert errors["4.weight"] < RIGHT

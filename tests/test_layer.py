@@ -1,0 +1,228 @@
+"""The promise: what every layer does, and what importing it costs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cnn import (
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Parameter,
+    ReLU,
+    Sequential,
+)
+from cnn.layer import check_batch
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+LAYERS = {
+    "Conv2d": (lambda: Conv2d(2, 3, 3, padding=1, rng=rng()), (4, 2, 6, 6)),
+    "ReLU": (ReLU, (4, 2, 6, 6)),
+    "MaxPool2d": (lambda: MaxPool2d(2), (4, 2, 6, 6)),
+    "Flatten": (Flatten, (4, 2, 6, 6)),
+    "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
+    "Sequential": (
+        lambda: Sequential(
+            Conv2d(2, 3, 3, rng=rng()),
+            ReLU(),
+            MaxPool2d(2),
+            Flatten(),
+            Linear(12, 3, rng=rng()),
+        ),
+        (4, 2, 6, 6),
+    ),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer_and_x(request):
+    make, shape = LAYERS[request.param]
+    return make(), rng().standard_normal(shape).astype(np.float32)
+
+
+def test_importing_cnn_costs_numpy_alone():
+    script = (
+        "import sys; import cnn; print(*sorted("
+        "{name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    others = set(loaded) - set(sys.stdlib_module_names)
+    heavy = {
+        *("matplotlib", "torch", "torchvision", "sklearn", "tqdm", "scipy"),
+        *("pandas", "IPython", "matplotlib_inline", "PIL"),
+    }
+    assert {"numpy", "cnn"} <= others
+    assert others & heavy == set()
+
+
+def test_gradients_have_the_shapes_of_what_they_are_to(layer_and_x):
+    layer, x = layer_and_x
+    y = layer.forward(x)
+    assert layer.backward(np.ones_like(y)).shape == x.shape
+    for parameter in layer.parameters():
+        assert parameter.grad.shape == parameter.value.shape
+
+
+def test_dtype_is_kept(layer_and_x):
+    layer, x = layer_and_x
+    for dtype in (np.float32, np.float64):
+        layer.to(dtype)
+        y = layer.forward(x.astype(dtype))
+        assert y.dtype == dtype
+        assert layer.backward(np.ones_like(y)).dtype == dtype
+        for parameter in layer.parameters():
+            assert parameter.value.dtype == dtype
+            assert parameter.grad.dtype == dtype
+
+
+def test_nothing_given_is_changed(layer_and_x):
+    layer, x = layer_and_x
+    kept = x.copy()
+    y = layer.forward(x)
+    y_kept, grad = y.copy(), rng().standard_normal(y.shape)
+    grad_kept = grad.copy()
+    layer.backward(grad)
+    assert np.array_equal(x, kept)
+    assert np.array_equal(y, y_kept)
+    assert np.array_equal(grad, grad_kept)
+
+
+def test_backward_overwrites_and_repeats(layer_and_x):
+    layer, x = layer_and_x
+    y = layer.forward(x)
+    grad = rng().standard_normal(y.shape).astype(np.float32)
+    first = layer.backward(grad).copy()
+    grads = [p.grad.copy() for p in layer.parameters()]
+    assert np.array_equal(layer.backward(grad), first)
+    for parameter, kept in zip(layer.parameters(), grads, strict=True):
+        assert np.array_equal(parameter.grad, kept)
+
+
+def test_backward_is_linear_in_what_it_is_given(layer_and_x):
+    layer, x = layer_and_x
+    layer.to(np.float64)
+    y = layer.forward(x.astype(np.float64))
+    a, b = rng().standard_normal((2, *y.shape))
+    together = layer.backward(2 * a - 3 * b)
+    apart = 2 * layer.backward(a) - 3 * layer.backward(b)
+    assert np.allclose(together, apart, rtol=0, atol=1e-12)
+
+
+def test_backward_parameters_gives_the_same_gradients(layer_and_x):
+    layer, x = layer_and_x
+    y = layer.forward(x)
+    grad = rng().standard_normal(y.shape).astype(np.float32)
+    layer.backward(grad)
+    whole = [p.grad.copy() for p in layer.parameters()]
+    for parameter in layer.parameters():
+        parameter.grad = np.full_like(parameter.value, np.nan)
+    layer.backward_parameters(grad)
+    for parameter, kept in zip(layer.parameters(), whole, strict=True):
+        assert np.array_equal(parameter.grad, kept)
+
+
+def test_backward_before_forward(layer_and_x):
+    layer, x = layer_and_x
+    shape = layer.forward(x).shape
+    make = {type(m()).__name__: m for m, _ in LAYERS.values()}
+    fresh = make[type(layer).__name__]()
+    for backward in (fresh.backward, fresh.backward_parameters):
+        with pytest.raises(ValueError, match="before forward") as caught:
+            backward(np.ones(shape, np.float32))
+        assert "Call forward(x) first" in str(caught.value)
+
+
+def test_before_forward_names_the_layer():
+    with pytest.raises(ValueError, match=r"ReLU\.backward was called"):
+        ReLU().backward(np.ones((1, 1)))
+
+
+def test_what_one_layer_saved_is_not_anothers():
+    first, second = ReLU(), ReLU()
+    first.forward(np.array([[1.0]]))
+    with pytest.raises(ValueError, match="before forward"):
+        second.backward(np.array([[1.0]]))
+
+
+def test_forward_again_replaces_what_was_saved():
+    layer = ReLU()
+    layer.forward(np.array([[1.0]]))
+    layer.forward(np.array([[-1.0]]))
+    assert layer.backward(np.array([[1.0]])) == 0
+
+
+def test_saved_values_come_back_in_order():
+    layer = Layer()
+    layer.save_for_backward(1, "two")
+    assert layer.saved() == (1, "two")
+
+
+def test_a_bare_layer_promises_nothing():
+    layer = Layer()
+    assert layer.parameters() == []
+    with pytest.raises(NotImplementedError):
+        layer.forward(np.ones((1, 1)))
+    with pytest.raises(NotImplementedError):
+        layer.backward(np.ones((1, 1)))
+    with pytest.raises(NotImplementedError):
+        layer.backward_parameters(np.ones((1, 1)))
+
+
+def test_parameter_starts_with_a_gradient_of_its_own():
+    value = np.ones((2, 3), np.float32)
+    parameter = Parameter(value, "weight")
+    assert parameter.value is value
+    assert parameter.name == "weight"
+    assert parameter.grad.shape == (2, 3)
+    assert parameter.grad.dtype == np.float32
+    assert not parameter.grad.any()
+
+
+def test_to_returns_the_layer_and_keeps_values():
+    layer = Linear(3, 2, rng=rng())
+    kept = layer.weight.value.copy()
+    layer.weight.grad[...] = 5
+    assert layer.to(np.float64) is layer
+    assert np.array_equal(layer.weight.value, kept)
+    assert (layer.weight.grad == 5).all()
+    assert layer.bias.value.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ((28, 28), "(N, C, H, W)"),
+        ((64, 28, 28), "(N, C, H, W)"),
+        ((4, 1, 28, 28), "(N, D)"),
+        ((0, 5), "(N, D)"),
+        ((0, 1, 8, 8), "(N, C, H, W)"),
+    ],
+)
+def test_check_batch_refuses(given, shape):
+    with pytest.raises(ValueError, match="someone was given") as caught:
+        check_batch(np.zeros(given), shape, "someone")
+    message = str(caught.value)
+    assert str(given) in message
+    assert f"expected {shape} with N at least 1" in message
+    assert "Add the missing axis" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [((1, 5), "(N, D)"), ((2, 1, 8, 8), "(N, C, H, W)")],
+)
+def test_check_batch_accepts(given, shape):
+    check_batch(np.zeros(given), shape, "someone")
