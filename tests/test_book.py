@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import tangle
 import yaml
+from book_reference import rewrite
 from myst_nb.core.read import read_myst_markdown_notebook
 
 
@@ -119,6 +120,34 @@ def test_chapters_end_in_short_and_with_exercises(page: str) -> None:
     for label, answer in solutions.items():
         assert ":class: dropdown" in answer, f"{label} gives itself away"
         assert "{code-cell}" in answer, f"nothing is executed for {label}"
+
+
+def test_docstrings_are_read_as_plain_text_with_lists() -> None:
+    lines = [
+        "max(|a|, |b|) of a * b and ``a * b``: a `sum`.",
+        "",
+        "The loss is r * y.",
+        "x, y: (N, C), which",
+        "  goes on.",
+        "rng: a generator. z: is in the",
+        "middle of a line.",
+        "ValueError if not.",
+        "so: this begins a list again.",
+    ]
+    assert rewrite(lines) == [
+        r"max(\|a\|, \|b\|) of a \* b and ``a * b``: a \`sum\`.",
+        "",
+        r"The loss is r \* y.",
+        "",
+        "- ``x``, ``y``: (N, C), which",
+        "  goes on.",
+        "- ``rng``: a generator. z: is in the",
+        "  middle of a line.",
+        "",
+        "ValueError if not.",
+        "",
+        "- ``so``: this begins a list again.",
+    ]
 
 
 # --- a tiny book ------------------------------------------------------------
