@@ -1,0 +1,598 @@
+"""The loop learns, repeats itself to the bit, and survives a kill."""
+
+import contextlib
+import json
+import math
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnn.training
+from cnn import (
+    SGD,
+    Conv2d,
+    Dataset,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    cosine_schedule,
+    evaluate,
+    load_dataset,
+    predict,
+    save_parameters,
+    softmax,
+    train,
+    train_step,
+)
+from cnn.training import (
+    Epoch,
+    epochs_since_best,
+    load_checkpoint,
+    save_checkpoint,
+    snapshot,
+)
+
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING, VALIDATION, TEST = load_dataset("digits")
+FEW = TRAINING.subset(slice(150))
+HELD_OUT = VALIDATION.subset(slice(60))
+
+
+def build(rng, filters=4):
+    return Sequential(
+        Conv2d(1, filters, 3, rng=rng),
+        ReLU(),
+        MaxPool2d(2),
+        Flatten(),
+        Linear(filters * 9, 10, rng=rng),
+    )
+
+
+def start(seed=0, lr=0.05, filters=4):
+    rng = np.random.default_rng(seed)
+    network = build(rng, filters)
+    return network, SGD(network.parameters(), lr, 0.9, 1e-4), rng
+
+
+def run(seed=0, *, lr=0.05, data=FEW, held_out=HELD_OUT, **options):
+    """A short training: its network, optimizer and history."""
+    network, optimizer, rng = start(seed, lr)
+    options = {"epochs": 3, "batch_size": 32} | options
+    history = train(network, optimizer, data, held_out, rng=rng, **options)
+    return network, optimizer, history
+
+
+def bits(network):
+    return {p.name: p.value.tobytes() for p in network.parameters()}
+
+
+# --- it learns -------------------------------------------------------------
+
+
+def test_overfits_20_images():
+    network, optimizer, _ = start(lr=0.02, filters=8)
+    twenty = TRAINING.subset(slice(20))
+    for _ in range(100):
+        train_step(network, optimizer, twenty.images, twenty.labels)
+    loss, accuracy = evaluate(network, twenty)
+    assert accuracy == 1
+    assert loss < 0.02
+
+
+def test_reaches_its_accuracy_on_the_digits():
+    rng = np.random.default_rng(0)
+    network = Sequential(
+        Conv2d(1, 64, 3, padding=2, rng=rng),
+        ReLU(),
+        MaxPool2d(3, 1),
+        Flatten(),
+        Linear(64 * 64, 10, rng=rng),
+    )
+    optimizer = SGD(network.parameters(), 0.01, 0.9, 1e-3)
+    train(
+        network,
+        optimizer,
+        TRAINING,
+        VALIDATION,
+        epochs=8,
+        batch_size=16,
+        rng=rng,
+        schedule=cosine_schedule,
+    )
+    assert evaluate(network, TEST)[1] >= 0.97
+
+
+def test_agrees_with_a_loop_in_pytorch():
+    # Five epochs in float64, momentum, decay, schedule, a last small batch.
+    # (Imported here: the children that are killed need not wait for it.)
+    import torch
+
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(3)
+    network = build(rng).to(np.float64)
+    optimizer = SGD(network.parameters(), 0.05, 0.9, 1e-3)
+    data = Dataset(
+        "digits",
+        FEW.images.astype(np.float64),
+        FEW.labels,
+        FEW.class_names,
+        0,
+        1,
+    )
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(36, 10),
+    ).double()
+    with torch.no_grad():
+        for theirs_p, p in zip(
+            theirs.parameters(), network.parameters(), strict=True
+        ):
+            theirs_p.copy_(torch.from_numpy(p.value.copy()))
+    their_optimizer = torch.optim.SGD(
+        theirs.parameters(), 0.05, 0.9, weight_decay=1e-3
+    )
+    order_rng = np.random.default_rng()
+    order_rng.bit_generator.state = rng.bit_generator.state
+    losses, step = [], 0
+    for _ in range(5):
+        order, total = order_rng.permutation(150), 0.0
+        for i in range(0, 150, 32):
+            batch = order[i : i + 32]
+            lr = 0.05 / 2 * (1 + math.cos(math.pi * step / 25))
+            their_optimizer.param_groups[0]["lr"] = lr
+            their_optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(
+                theirs(torch.from_numpy(data.images[batch])),
+                torch.from_numpy(data.labels[batch]),
+            )
+            loss.backward()
+            their_optimizer.step()
+            total += loss.item() * len(batch)
+            step += 1
+        losses.append(total / 150)
+    history = train(
+        network,
+        optimizer,
+        data,
+        data,
+        epochs=5,
+        batch_size=32,
+        rng=rng,
+        schedule=cosine_schedule,
+    )
+    for theirs_p, p in zip(
+        theirs.parameters(), network.parameters(), strict=True
+    ):
+        np.testing.assert_allclose(
+            p.value, theirs_p.detach().numpy(), rtol=0, atol=1e-10
+        )
+    ours = [epoch.train_loss for epoch in history]
+    np.testing.assert_allclose(ours, losses, rtol=0, atol=1e-10)
+
+
+# --- what it measures ------------------------------------------------------
+
+
+def test_predict_is_forward_in_pieces():
+    network, _, _ = start()
+    assert len(TRAINING) % 500 != 0
+    np.testing.assert_allclose(
+        predict(network, TRAINING.images),
+        network.forward(TRAINING.images),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_evaluate_agrees_with_scikit_learn():
+    from sklearn.metrics import accuracy_score, log_loss
+
+    network, _, history = run()
+    logits = predict(network, HELD_OUT.images).astype(np.float64)
+    loss, accuracy = evaluate(network, HELD_OUT)
+    labels = HELD_OUT.labels
+    theirs = log_loss(labels, softmax(logits), labels=np.arange(10))
+    assert loss == pytest.approx(theirs, rel=1e-5)
+    assert accuracy == accuracy_score(labels, logits.argmax(axis=1))
+    assert history[-1].validation_loss == loss
+    assert history[-1].validation_accuracy == accuracy
+
+
+def test_history_is_the_mean_over_images():
+    # With steps of length 0 every step sees the same network; the last
+    # batch, of 22 images, must not count as much as one of 32.
+    network, _, history = run(lr=0.0)
+    loss, accuracy = evaluate(network, FEW)
+    for epoch in history:
+        assert epoch.train_loss == pytest.approx(loss, rel=1e-5)
+        assert epoch.train_accuracy == pytest.approx(accuracy)
+
+
+def test_train_step_counts_before_the_update():
+    network, optimizer, _ = start()
+    loss, hits = evaluate(network, FEW)
+    given = train_step(network, optimizer, FEW.images, FEW.labels)
+    assert given == pytest.approx((loss, hits * len(FEW)), rel=1e-5)
+    assert evaluate(network, FEW)[0] < loss
+
+
+def test_an_epoch_sees_each_image_once_in_a_new_order(monkeypatch):
+    seen = []
+
+    def spy(network, optimizer, images, labels):
+        seen.append(images[:, 0, 0, 0].astype(int))
+        return 1.0, 0
+
+    monkeypatch.setattr(cnn.training, "train_step", spy)
+    images = np.zeros((150, 1, 8, 8), np.float32)
+    images[:, 0, 0, 0] = np.arange(150)
+    data = Dataset("d", images, FEW.labels, FEW.class_names, 0, 1)
+    run(data=data, epochs=2)
+    assert [len(batch) for batch in seen] == 2 * [32, 32, 32, 32, 22]
+    first, second = np.split(np.concatenate(seen), 2)
+    for order in (first, second):
+        assert sorted(order) == list(range(150))
+        assert list(order) != list(range(150))
+    assert list(first) != list(second)
+
+
+# --- the same again --------------------------------------------------------
+
+
+def test_same_seed_same_bits():
+    (one, _, history), (two, _, again) = run(seed=5), run(seed=5)
+    assert bits(one) == bits(two)
+    assert history == again
+    other, _, _ = run(seed=6)
+    assert bits(other) != bits(one)
+
+
+def test_schedule_sees_the_progress_and_lr_comes_back():
+    seen = []
+
+    def schedule(lr, progress):
+        seen.append((lr, progress))
+        return lr / 10
+
+    _, optimizer, _ = run(epochs=2, schedule=schedule)
+    assert seen == [(0.05, step / 10) for step in range(10)]
+    assert optimizer.lr == 0.05
+
+
+def test_schedule_sets_the_step():
+    # A tenth of 0.05 by schedule is 0.005 without.
+    scheduled, _, _ = run(schedule=lambda lr, progress: 0.005)
+    plain, _, _ = run(lr=0.005)
+    assert bits(scheduled) == bits(plain)
+
+
+def test_lr_comes_back_after_an_interrupt():
+    network, optimizer, rng = start()
+
+    def schedule(lr, progress):
+        if progress > 0.5:
+            raise KeyboardInterrupt
+        return lr / 10
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            network,
+            optimizer,
+            FEW,
+            HELD_OUT,
+            epochs=2,
+            batch_size=32,
+            rng=rng,
+            schedule=schedule,
+        )
+    assert optimizer.lr == 0.05
+
+
+# --- early stopping --------------------------------------------------------
+
+
+def with_losses(*losses):
+    return [Epoch(0, 0, loss, 0) for loss in losses]
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [((), 0), ((3,), 0), ((3, 2, 1), 0), ((1, 2, 3), 2), ((3, 1, 2, 1), 2)],
+)
+def test_epochs_since_best(losses, expected):
+    assert epochs_since_best(with_losses(*losses)) == expected
+
+
+def test_early_stopping_takes_the_best_epoch_back():
+    options = {"data": FEW.subset(slice(40)), "epochs": 60, "batch_size": 10}
+    _, _, whole = run(**options)
+    stopped, _, history = run(patience=4, **options)
+    losses = [epoch.validation_loss for epoch in history]
+    best = int(np.argmin(losses))
+    assert len(history) == best + 5 < 60
+    assert history == whole[: len(history)]
+    assert evaluate(stopped, HELD_OUT)[0] == losses[best] < losses[-1]
+
+
+def test_without_patience_the_last_epoch_stays():
+    options = {"data": FEW.subset(slice(40)), "epochs": 30, "batch_size": 10}
+    network, _, history = run(**options)
+    losses = [epoch.validation_loss for epoch in history]
+    assert evaluate(network, HELD_OUT)[0] == losses[-1] > min(losses)
+
+
+# --- a loss that is not finite ---------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_is_refused_before_the_update():
+    network, optimizer, _ = start(lr=0.3)
+    before = bits(network)
+    images = np.full((4, 1, 8, 8), np.nan, np.float32)
+    with pytest.raises(ValueError, match="loss is nan; expected a finite"):
+        train_step(network, optimizer, images, FEW.labels[:4])
+    assert bits(network) == before
+    assert not any(v.any() for v in optimizer.velocities)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_steps_that_are_too_long_are_named():
+    with pytest.raises(
+        ValueError, match=r"loss is .* lower lr, which is 1000"
+    ):
+        run(lr=1e6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_checkpoint_of_a_network_that_is_not_finite(tmp_path):
+    # One step per epoch: only the validation can see what it did.
+    path = tmp_path / "run.npz"
+    with pytest.raises(ValueError, match="expected a finite number"):
+        run(lr=1e38, batch_size=150, checkpoint=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- plans that cannot work ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"patience": 0}, "patience is 0; expected at least 1"),
+        ({"data": FEW.subset(slice(0))}, "training is 0; .* check the index"),
+        ({"held_out": FEW.subset(slice(0))}, "validation is 0; expected"),
+    ],
+)
+def test_a_plan_that_cannot_work(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_predict_of_no_images():
+    network, _, _ = start()
+    with pytest.raises(ValueError, match="images is 0; expected at least 1"):
+        predict(network, FEW.images[:0])
+
+
+# --- checkpoints -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("stop", [0.1, 0.3, 0.5, 0.9])
+def test_resume_gives_the_same_bits(tmp_path, stop, patience):
+    path = tmp_path / "run.npz"
+    options = {"epochs": 6, "schedule": cosine_schedule, "patience": patience}
+    whole, _, whole_history = run(**options)
+
+    def interrupted(lr, progress):
+        if progress > stop:
+            raise KeyboardInterrupt
+        return cosine_schedule(lr, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**options | {"schedule": interrupted, "checkpoint": path})
+    # Nothing of the first start may be needed, except before the first
+    # checkpoint, where there is nothing but the start.
+    seed = 99 if path.exists() else 0
+    assert path.exists() == (stop > 1 / 6)
+    resumed, optimizer, history = run(seed, checkpoint=path, **options)
+    assert bits(resumed) == bits(whole)
+    assert history == whole_history
+    assert optimizer.lr == 0.05
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    path = tmp_path / "run.npz"
+    network, _, history = run(checkpoint=path)
+    again, _, same = run(99, checkpoint=path)
+    assert bits(again) == bits(network)
+    assert same == history
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import test_training as t
+from cnn import cosine_schedule
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def schedule(lr, progress):
+    if {where!r} == "step" and progress > 0.55:
+        kill()
+    if {where!r} == "save" and progress > 0.55:
+        os.fsync = lambda file: kill()
+    return cosine_schedule(lr, progress)
+
+t.run(epochs=6, schedule=schedule, checkpoint={path!r})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
+@pytest.mark.parametrize("where", ["step", "save"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, where):
+    path = tmp_path / "run.npz"
+    code = KILLED.format(
+        tests=str(Path(__file__).parent), path=str(path), where=where
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    # Killed in epoch 4, in a step or while it was being saved: three are
+    # on the disk, whole.
+    network, optimizer, rng = start(99)
+    history, _ = load_checkpoint(path, network, optimizer, rng)
+    assert len(history) == 3
+    options = {"epochs": 6, "schedule": cosine_schedule}
+    whole, _, whole_history = run(**options)
+    resumed, _, history = run(99, checkpoint=path, **options)
+    assert bits(resumed) == bits(whole)
+    assert history == whole_history
+
+
+def everything(network, optimizer, rng):
+    """All that a checkpoint may change, as bits."""
+    velocities = [v.tobytes() for v in optimizer.velocities]
+    return bits(network), velocities, json.dumps(rng.bit_generator.state)
+
+
+def refused(path, message, filters=4, parameters=None):
+    """Loading raises ValueError with the message, and changes nothing."""
+    network, optimizer, rng = start(99, filters=filters)
+    if parameters is not None:
+        optimizer = SGD(network.parameters()[parameters], 0.05, 0.9)
+    before = everything(network, optimizer, rng)
+    kept = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(path, network, optimizer, rng)
+    assert everything(network, optimizer, rng) == before
+    assert path.read_bytes() == kept
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "run.npz"
+    run(checkpoint=path)
+    return path
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_checkpoint_cut_short(checkpoint, share):
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(share * len(content))])
+    refused(checkpoint, r"run\.npz .*Expected a whole \.npz.*start anew")
+
+
+def test_a_checkpoint_with_a_flipped_byte(checkpoint):
+    network, optimizer, rng = start()
+    load_checkpoint(checkpoint, network, optimizer, rng)
+    content = bytearray(checkpoint.read_bytes())
+    content[content.index(network.parameters()[2].value.tobytes())] ^= 0xFF
+    checkpoint.write_bytes(bytes(content))
+    refused(checkpoint, "cut short or of another kind")
+
+
+def test_a_checkpoint_of_another_architecture(checkpoint):
+    refused(
+        checkpoint,
+        r"run\.npz .*another architecture.*\(4, 1, 3, 3\).*expected "
+        r".*\(5, 1, 3, 3\).*Build the network",
+        filters=5,
+    )
+
+
+def test_a_checkpoint_of_an_optimizer_of_other_parameters(checkpoint):
+    refused(
+        checkpoint,
+        r"velocities of \['0.weight', '0.bias', '4.weight', '4.bias'\]; "
+        r"expected \['4.weight', '4.bias'\]",
+        parameters=slice(2, 4),
+    )
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    path = tmp_path / "weights.npz"
+    network, _, _ = start()
+    save_parameters(path, network)
+    refused(path, r"weights\.npz holds .*expected a checkpoint of cnn\.train")
+
+
+def test_a_refused_checkpoint_stops_the_run(checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="start anew"):
+        run(checkpoint=checkpoint)
+
+
+def test_a_checkpoint_brings_everything_back(tmp_path):
+    path = tmp_path / "run.npz"
+    network, optimizer, rng = start(1)
+    train(network, optimizer, FEW, HELD_OUT, epochs=1, batch_size=32, rng=rng)
+    history, best = with_losses(2.0, 1.0), snapshot(network)
+    best["4.bias"] += 1
+    save_checkpoint(path, network, optimizer, rng, history, best)
+    others = start(2)
+    assert everything(*others) != everything(network, optimizer, rng)
+    read_history, read_best = load_checkpoint(path, *others)
+    assert everything(*others) == everything(network, optimizer, rng)
+    assert read_history == history
+    assert read_best.keys() == best.keys()
+    assert all(np.array_equal(read_best[name], best[name]) for name in best)
+
+
+def test_a_snapshot_does_not_move():
+    network, optimizer, _ = start()
+    kept = snapshot(network)
+    train_step(network, optimizer, FEW.images, FEW.labels)
+    for p in network.parameters():
+        assert not np.array_equal(kept[p.name], p.value)
+
+
+# --- the progress bar ------------------------------------------------------
+
+
+def test_silent_where_there_is_no_terminal(capfd):
+    run()
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pty")
+def test_a_bar_on_the_error_stream_of_a_terminal():
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_training as t; t.run()"
+    )
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        check=True,
+    )
+    os.close(end)
+    shown = ""
+    with contextlib.suppress(OSError):  # at the end, on Linux
+        while piece := os.read(terminal, 4096).decode():
+            shown += piece
+    os.close(terminal)
+    assert done.stdout == b""
+    assert "15/15" in shown
+    assert "validation: " in shown
