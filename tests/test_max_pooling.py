@@ -86,6 +86,20 @@ def test_stride_is_the_kernel_size_unless_given():
     )
 
 
+def test_layer_is_the_two_functions():
+    rng = np.random.default_rng(0)
+    sizes = (3, 2), (2, 1), (1, 0)
+    x, layer = rng.standard_normal((2, 3, 6, 5)), MaxPool2d(*sizes)
+    y = max_pool2d(x, *sizes)
+    grad_output = rng.standard_normal(y.shape)
+    assert np.array_equal(layer.forward(x), y)
+    assert np.array_equal(
+        layer.backward(grad_output),
+        max_pool2d_backward(grad_output, x, y, *sizes),
+    )
+    assert layer.parameters() == []
+
+
 def test_windows_are_squares_not_runs_of_a_row():
     # A reshape to (N, C, H', W', k, k) gives the same shape and 3, 7, 11, 15.
     x = np.arange(16.0).reshape(1, 1, 4, 4)
@@ -171,6 +185,7 @@ def test_dtype_is_kept_and_arguments_are_not_changed():
             "padding is 2; expected at most half of kernel_size 2.*"
             "Use less padding",
         ),
+        ((1, 1, 4, 4), ((3, 4), 1, 2), "padding is 2; expected at most half"),
         (
             (1, 1, 4, 4),
             ((4, 2), 1, (1, 2)),
