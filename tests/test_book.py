@@ -296,3 +296,14 @@ def test_a_failing_cell_fails_each_build(tiny: Path, build: Build) -> None:
     edit(page, "assert cnn.ANSWER == 41\n", "")
     mended = build()
     assert mended.returncode == 0, mended.stdout + mended.stderr
+
+
+def test_a_print_that_was_flushed_in_pieces_is_shown_whole() -> None:
+    """A busy kernel sends pieces; nothing may come between them."""
+    from book_streams import join_pieces
+    from nbformat.v4 import new_output
+
+    pieces = ("a ", "b\n", "\nc")
+    outputs = [new_output("stream", name="stdout", text=t) for t in pieces]
+    (joined,) = join_pieces(outputs)
+    assert joined["text"] == "a b\n\nc\n"
