@@ -251,6 +251,21 @@ download("mnist", {str(tmp_path)!r})
     assert len(load_dataset("mnist", tmp_path)[0]) == 32
 
 
+def test_files_are_moved_in_and_not_copied(tmp_path, monkeypatch):
+    """A copy can be cut off in the middle; a rename cannot."""
+    inodes = {}
+
+    def whole(dataset) -> None:
+        write_mnist(Path(dataset.root))
+        for file in FILES:
+            inodes[file] = Path(dataset.raw_folder, file).stat().st_ino
+
+    monkeypatch.setattr(DOWNLOAD, whole)
+    download("mnist", tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    assert {file: (raw / file).stat().st_ino for file in FILES} == inodes
+
+
 def test_half_of_the_files_are_not_a_data_set(tmp_path):
     write_mnist(tmp_path)
     assert is_on_disk("mnist", tmp_path)

@@ -86,6 +86,7 @@ def test_default_step_is_near_the_best(dtype, h):
 
 def test_x_is_left_as_it_was():
     x = rng().standard_normal((3, 2))
+    x.flags.writeable = False
     kept = x.copy()
     numerical_gradient(lambda x: float(x.sum()), x)
     assert np.array_equal(x, kept)

@@ -198,6 +198,7 @@ def test_to_returns_the_layer_and_keeps_values():
     assert layer.to(np.float64) is layer
     assert np.array_equal(layer.weight.value, kept)
     assert (layer.weight.grad == 5).all()
+    assert layer.weight.grad.dtype == np.float64
     assert layer.bias.value.dtype == np.float64
 
 
