@@ -84,7 +84,11 @@ def plot_filters(weight: np.ndarray, columns: int = 8) -> "Figure":
 
     rows = -(-len(weight) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(6.4, 0.8 * rows), squeeze=False
+        rows,
+        columns,
+        figsize=(6.4, 0.8 * rows),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.25, "hspace": 0.25},
     )
     limit = float(np.abs(weight).max())
     for axis in axes.flat:
@@ -115,6 +119,7 @@ def plot_history(history: Sequence[Epoch]) -> "Figure":
             label = "training" if split == "train" else split
             axis.plot(epochs, values, marker=".", label=label, **style)
         axis.set(xlabel="epoch", ylabel=f"{quantity} ({unit})")
+    axes[0].set_yscale("log")  # or the first epoch would dwarf the others
     axes[0].legend()
     return figure
 
