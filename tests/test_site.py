@@ -87,6 +87,15 @@ BAD_FIGURES = """() => {
   return bad;
 }"""
 
+# The first note of a page, if the list of contents lies on it. The line that
+# stays of the contents, at the window's upper edge, may cover it.
+COVERED_NOTE = """() => {
+  const box = s => document.querySelector(s).getBoundingClientRect();
+  const note = box("aside.margin"), list = box(".bd-sidebar-secondary");
+  return list.height > 50 && note.right > list.left
+    && note.top < list.bottom && note.bottom > list.top;
+}"""
+
 # Code of the package that does not fit the desk's column.
 CUT_CODE = """() => [...document.querySelectorAll(".bd-article .cell_input")]
   .filter(e => e.querySelector(":scope > .tangled-name")
@@ -203,6 +212,24 @@ def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     assert visit.page.evaluate(CUT_CODE) == []
     assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= 1400
     assert visit.troubles == []
+
+
+def test_the_contents_yield_to_notes(visit: Visit, server: str) -> None:
+    with_notes = {
+        path: text.count("toc-h2") + text.count("toc-h3")
+        for path in PAGES
+        if '<aside class="margin' in (text := (SITE / path).read_text())
+    }
+    if not with_notes:
+        missing("no page has a note in the margin, or the site is not built")
+    visit.open(server, max(with_notes, key=lambda path: with_notes[path]))
+    visit.page.set_viewport_size(DESK)
+    note = visit.page.locator("aside.margin").first
+    top = note.evaluate("e => e.getBoundingClientRect().top + scrollY")
+    for place in range(0, DESK["height"], 100):
+        visit.page.evaluate(f"scrollTo(0, {top - place})")
+        visit.page.wait_for_timeout(400)
+        assert not visit.page.evaluate(COVERED_NOTE), f"at {place} px"
 
 
 def test_a_page_opens_without_a_server(visit: Visit) -> None:
