@@ -1,6 +1,7 @@
 """The loop learns, repeats itself to the bit, and survives a kill."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -596,3 +597,15 @@ def test_a_bar_on_the_error_stream_of_a_terminal():
     assert done.stdout == b""
     assert "15/15" in shown
     assert "validation: " in shown
+
+
+def test_the_bar_of_a_resumed_run_starts_where_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    run(epochs=2, checkpoint=path)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(epochs=3, checkpoint=path)
+    shown = terminal.getvalue()
+    assert "10/15" in shown
+    assert "15/15" in shown
