@@ -63,7 +63,8 @@ def check_gradients(
     Returns the error for "input" and for each parameter by its name.
     """
     r = rng.standard_normal(layer.forward(x).shape)
-    grad_input = layer.backward(r)
+    # A copy: a backward that overwrites its argument must not change L.
+    grad_input = layer.backward(r.copy())
 
     def loss(x: np.ndarray) -> float:
         return float(np.sum(r * layer.forward(x)))

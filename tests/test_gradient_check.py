@@ -225,6 +225,14 @@ class NotANumber(Linear):
         return np.nan * super().backward(grad_output)
 
 
+class TwiceInPlace(Flatten):
+    """Overwrites its argument: the loss must not follow it."""
+
+    def backward(self, grad_output):
+        grad_output *= 2
+        return super().backward(grad_output)
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "culprit"),
     [
@@ -233,6 +241,7 @@ class NotANumber(Linear):
         (lambda: NotTransposed(5, 5, rng=rng()), "rows", "input"),
         (lambda: UpsideDown(5, 5, rng=rng()), "rows", "input"),
         (lambda: NotANumber(5, 5, rng=rng()), "rows", "input"),
+        (TwiceInPlace, "images", "input"),
         (lambda: BiasMean(5, 5, rng=rng()), "rows", "bias"),
         (lambda: OnePercent(2, 3, 3, rng=rng()), "images", "weight"),
     ],
