@@ -1,5 +1,5 @@
 # Written by book/training/training.md. To keep edits: tangle.py --back.
-"""The book's figures: one palette, one style, and the plots used twice."""
+"""The book's figures: one palette, one style, and the shared plots."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
