@@ -67,7 +67,8 @@ def test_each_section_is_there(number):
     for title, page, anchor in LINK.findall(questions()[number]):
         chapter = (PAGE.parent / f"{page}.md").resolve()
         assert title in headings(chapter), f"{title} in {chapter.name}"
-        assert make_id(title) == anchor
+        # An apostrophe is curled on the page, and then left out of the anchor.
+        assert make_id(title.replace("'", "")) == anchor
 
 
 @pytest.mark.parametrize("number", questions())
