@@ -3,6 +3,7 @@
 
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
+from cnn.experiment import run_experiment
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
@@ -68,6 +69,7 @@ __all__ = [
     "relative_error",
     "relu",
     "relu_backward",
+    "run_experiment",
     "save_parameters",
     "softmax",
     "train",

@@ -10,6 +10,7 @@ from cnn.training import Epoch
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -122,6 +123,30 @@ def plot_history(history: Sequence[Epoch]) -> "Figure":
     axes[0].set_yscale("log")  # or the first epoch would dwarf the others
     axes[0].legend()
     return figure
+
+
+def plot_seeds(
+    axis: "Axes",
+    x: np.ndarray,
+    runs: np.ndarray,
+    *,
+    label: str,
+    color: str,
+    **style: Any,
+) -> None:
+    """The mean of several runs as a line, all that they span as a band.
+
+    x: (P,); runs: (S, P), one row a seed. style: as for axis.plot.
+    """
+    axis.plot(x, runs.mean(axis=0), label=label, color=color, **style)
+    axis.fill_between(
+        x,
+        runs.min(axis=0),
+        runs.max(axis=0),
+        color=color,
+        alpha=0.25,
+        linewidth=0,
+    )
 
 
 def plot_confusion_matrix(

@@ -33,6 +33,12 @@ def keep_freed_memory(app: Sphinx, config: Config) -> None:
         os.environ.setdefault(name, str(2**30))
 
 
+def show_progress(app: Sphinx, config: Config) -> None:
+    """Let the experiments of the cells show their bars in this terminal."""
+    if sys.stderr.isatty():
+        os.environ.setdefault("CNN_TERMINAL", os.ttyname(sys.stderr.fileno()))
+
+
 def refuse_differences(app: Sphinx, config: Config) -> None:
     """Stop the build, with the diff, if package and chapters differ."""
     try:
@@ -64,5 +70,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("book_extensions", extensions_state(), "env")
     app.connect("config-inited", use_checkout, priority=100)
     app.connect("config-inited", keep_freed_memory)
+    app.connect("config-inited", show_progress)
     app.connect("config-inited", refuse_differences, priority=110)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
