@@ -217,7 +217,8 @@ def conv2d_grad_input(
     rows = len(grad)
     grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
     turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
-    slabs = np.zeros(
+    turned = turned.reshape(height, filters, -1)  # (k, F, Ck)
+    slabs = np.empty(
         (input_shape[2] + 2 * top, channels * width, grad.shape[1]),
         grad.dtype,
     )
@@ -232,6 +233,8 @@ def conv2d_grad_input(
             # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
             readers = grad[first * filters : last * filters]
             np.matmul(kernels.T, readers, out=slab)
+        else:
+            slab[...] = 0
     return row2im(slabs, input_shape, (height, width), stride, padding)
 
 
@@ -247,7 +250,7 @@ def conv2d_backward(
     return (
         conv2d_grad_input(grad_output, weight, x.shape, stride, padding),
         conv2d_grad_weight(grad_output, x, kernel, stride, padding),
-        grad_output.sum(axis=(0, 2, 3)),
+        np.einsum("nfij->f", grad_output),
     )
 
 
@@ -292,7 +295,7 @@ class Conv2d(Layer):
         self.weight.grad = conv2d_grad_weight(
             grad_output, x, kernel, self.stride, self.padding
         )
-        self.bias.grad = grad_output.sum(axis=(0, 2, 3))
+        self.bias.grad = np.einsum("nfij->f", grad_output)
 
     def parameters(self) -> list[Parameter]:
         return [self.weight, self.bias]
