@@ -110,6 +110,7 @@ def windows_of(
     (N, C, H, W) -> (H', k*C*k, W'*N), read-only: matrix i is the slabs
     s*i, ..., s*i + k - 1 of im2row, and its neighbours share their memory.
     """
+    check_batch(x, "(N, C, H, W)", "conv2d")
     height, _ = pair(kernel_size, "kernel_size", 1)
     down, _ = pair(stride, "stride", 1)
     rows, _ = output_size(x.shape[2:], kernel_size, stride, padding)
@@ -131,15 +132,18 @@ def conv2d(
     bias: np.ndarray,
     stride: Size = 1,
     padding: Size = 0,
+    windows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-correlate images with filters, which the field calls convolution.
 
     y[n, f, i, j] = b[f] + the sum over c, u, v of
     w[f, c, u, v] x[n, c, s i + u, s j + v], with x padded by zeros:
     (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
+    windows: windows_of(x, ...), from a caller who has them already.
     ValueError if channels differ or the kernel does not fit.
     """
-    check_batch(x, "(N, C, H, W)", "conv2d")
+    if windows is None:
+        windows = windows_of(x, weight.shape[2:], stride, padding)
     if x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
@@ -147,7 +151,6 @@ def conv2d(
             f"{weight.shape}. Set in_channels to {x.shape[1]}."
         )
     filters, n = len(weight), len(x)
-    windows = windows_of(x, weight.shape[2:], stride, padding)
     # A filter is a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk)
     matrix = weight.transpose(0, 2, 1, 3).reshape(filters, -1)
     y = matrix @ windows  # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
@@ -161,10 +164,15 @@ def conv2d_grad_weight(
     kernel_size: Size,
     stride: Size = 1,
     padding: Size = 0,
+    windows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k)."""
+    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k).
+
+    windows: windows_of(x, ...), from a caller who has them already.
+    """
     height, width = pair(kernel_size, "kernel_size", 1)
-    windows = windows_of(x, kernel_size, stride, padding)
+    if windows is None:
+        windows = windows_of(x, kernel_size, stride, padding)
     grad = batch_last(grad_output)  # (H', F, W', N)
     rows, filters = grad.shape[:2]
     grad = grad.reshape(rows, filters, -1).transpose(0, 2, 1)
@@ -278,22 +286,24 @@ class Conv2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         weight, bias = self.weight.value, self.bias.value
-        y = conv2d(x, weight, bias, self.stride, self.padding)
-        self.save_for_backward(x)
+        steps = self.stride, self.padding
+        windows = windows_of(x, weight.shape[2:], *steps)
+        y = conv2d(x, weight, bias, *steps, windows)
+        self.save_for_backward(x, windows)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        (x,) = self.saved()
+        x, _ = self.saved()
         return conv2d_grad_input(
             grad_output, self.weight.value, x.shape, self.stride, self.padding
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
-        (x,) = self.saved()
+        x, windows = self.saved()
         kernel = self.weight.value.shape[2:]
         self.weight.grad = conv2d_grad_weight(
-            grad_output, x, kernel, self.stride, self.padding
+            grad_output, x, kernel, self.stride, self.padding, windows
         )
         self.bias.grad = np.einsum("nfij->f", grad_output)
 
