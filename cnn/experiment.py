@@ -139,10 +139,7 @@ def run_side_by_side(jobs: Sequence[Any]) -> None:
         min(len(jobs), joblib.cpu_count()), return_as="generator_unordered"
     )
     terminal = os.environ.get("CNN_TERMINAL")
-    with (
-        joblib.parallel_config("loky", inner_max_num_threads=1),
-        open(terminal, "w") if terminal else nullcontext() as screen,
-    ):
+    with open(terminal, "w") if terminal else nullcontext() as screen:
         for _ in tqdm(pool(jobs), total=len(jobs), file=screen, disable=None):
             pass
 

@@ -123,6 +123,24 @@ CHANGES = {
         "return 1",
         "return 2",
     ),
+    "an operator": ("def value(a, b): return a + b", "a + b", "a - b"),
+    "the name of a method": (
+        "def value(a): return a.min()",
+        "min",
+        "max",
+    ),
+    "the order of arguments": (
+        "def value(rate, size): return rate",
+        "(rate, size): return rate",
+        "(size, rate): return size",
+    ),
+    "what a try guards": (
+        "def value():\n"
+        "    try: int('1'); int('x')\n"
+        "    except ValueError: pass",
+        "try: int('1'); int('x')",
+        "int('1')\n    try: int('x')",
+    ),
     "a constant": ("value = 1", "value = 1", "value = 2"),
     "a constant read by a helper": (
         "RATE = 0.1\ndef value(): return RATE",
@@ -189,6 +207,11 @@ CHANGES = {
         "3 * f()",
     ),
     "a method": ("class value:\n    def f(self): return 1", "1", "2"),
+    "how an object is made": (
+        "class value:\n    def __init__(self): self.rate = 1",
+        "1",
+        "2",
+    ),
     "an attribute of a class": ("class value:\n    rate = 1", "1", "2"),
     "a property": (
         "class value:\n    @property\n    def f(self): return 1",
@@ -432,6 +455,20 @@ def test_a_kill_keeps_what_is_finished_and_no_half_result(
     assert "2" in after
     assert "0" not in after
     assert "1" not in after
+
+
+def test_a_result_is_on_the_disk_before_it_has_its_name(log, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        function = getattr(os, name)
+
+        def noted(*given, name=name, function=function):
+            done.append(name)
+            return function(*given)
+
+        monkeypatch.setattr(os, name, noted)
+    run_experiment(page(PLAIN), {"a": {}}, seeds=1, log=log)
+    assert done == ["fsync", "replace"]
 
 
 # --- errors -----------------------------------------------------------------
