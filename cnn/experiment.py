@@ -57,7 +57,7 @@ def spell_out(value: Any, page: str, known: dict[Any, int]) -> Any:
     if isinstance(value, dict):
         return {key: deeper(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [deeper(item) for item in value]
+        return [type(value).__name__, *map(deeper, value)]
     if not isinstance(value, FunctionType | type):
         value = inspect.unwrap(value)  # of @cache or @staticmethod
     if not isinstance(value, FunctionType | type):
@@ -66,7 +66,7 @@ def spell_out(value: Any, page: str, known: dict[Any, int]) -> Any:
     if value.__module__ != page:
         return [value.__module__, value.__qualname__]
     if value in known:
-        return known[value]
+        return ["known", known[value]]
     known[value] = len(known)
     if isinstance(value, type):
         members = {

@@ -99,6 +99,7 @@ def test_equal_cases_are_computed_once(log):
         ({"x": 1}, {"x": 1.0}),
         ({"x": 1}, {"y": 1}),
         ({"x": [1, 2]}, {"x": [2, 1]}),
+        ({"x": [1, 2]}, {"x": (1, 2)}),
         ({"x": np.zeros(3)}, {"x": np.array([0.0, 0.0, 1e-300])}),
         ({"x": np.zeros(3)}, {"x": np.zeros(3, np.float32)}),
         ({"x": np.zeros(6)}, {"x": np.zeros((2, 3))}),
