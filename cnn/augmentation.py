@@ -1,3 +1,4 @@
+# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
 """New images from old ones: shifted, turned, stretched, sheared, bent."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
 """An average of the weights that training passes through."""
 
 from cnn.layer import Layer
