@@ -161,6 +161,29 @@ def test_a_shift_moves_whole_images() -> None:
     assert abs(np.corrcoef(down, right)[0, 1]) < 0.2
 
 
+def test_distort_is_its_parts_put_together() -> None:
+    images = draw_images(np.random.default_rng(1), 5, 2, 9, 7)
+    images = images.astype(np.float32)
+    rng, again = np.random.default_rng(2), np.random.default_rng(2)
+    y = distort(
+        images,
+        rng,
+        fill=FILL,
+        shift=1.5,
+        rotation=20,
+        scale=0.1,
+        shear=0.2,
+        elastic=0.8,
+        knots=4,
+    )
+    matrices = random_matrices(5, again, 20, 0.1, 0.2)
+    shifts = again.uniform(-1.5, 1.5, (5, 2))
+    rows, columns = affine_places(matrices, shifts, (9, 7))
+    down, right = elastic_field(5, (9, 7), again, 0.8, 4)
+    expected = bilinear(images, rows + down, columns + right, FILL)
+    assert np.abs(y - expected).max() < 1e-4
+
+
 def test_all_strengths_zero_give_the_images_back() -> None:
     rng = np.random.default_rng(0)
     images = draw_images(rng, 7, 2, 6, 5).astype(np.float32)
