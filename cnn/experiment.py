@@ -82,16 +82,16 @@ def spell_out(value: Any, page: str, known: dict[Any, int]) -> Any:
     return [instructions(code), deeper(read), deeper(held), deeper(defaults)]
 
 
-def package_state() -> list[str]:
-    """The code of cnn, whatever its comments, and what it runs on.
+# What names, draws or shares out the work changes no result.
+NOT_COUNTED = ("__init__.py", "plots.py", "fast.py", "workers.py")
 
-    The plots are left out: a figure in other colours changes no result.
-    """
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+
+def package_state() -> list[str]:
+    """The code of cnn, whatever its comments, and what it runs on."""
     code = [
         ast.dump(ast.parse(module.read_text(encoding="utf-8")))
-        for module in modules
-        if module.name != "plots.py"
+        for module in sorted(Path(__file__).parent.glob("*.py"))
+        if module.name not in NOT_COUNTED
     ]
     return [platform.python_version(), np.__version__, *code]
 
