@@ -1,6 +1,8 @@
 # Written by book/back/api.md. To keep edits: tangle.py --back.
 """A convolutional network in NumPy alone, written by the book's chapters."""
 
+from cnn.augmentation import distort
+from cnn.averaging import WeightAverage
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
 from cnn.experiment import run_experiment
@@ -44,6 +46,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
+    "WeightAverage",
     "accuracy",
     "average_precision_recall_f1",
     "check_gradients",
@@ -53,6 +56,7 @@ __all__ = [
     "cosine_schedule",
     "cross_entropy",
     "cross_entropy_backward",
+    "distort",
     "evaluate",
     "he",
     "initialize",

@@ -2,6 +2,7 @@
 """Convolution: one small kernel, slid over every place of an image."""
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from cnn.layer import Layer, Parameter, check_batch
 
@@ -49,54 +50,80 @@ def output_size(
 
 
 def batch_last(x: np.ndarray) -> np.ndarray:
-    """x (N, C, H, W) as a contiguous block (C, H, W, N).
+    """x (N, C, H, W) as a contiguous block (H, C, W, N).
 
     A view where x already lies in memory that way, else a copy.
     """
-    return np.ascontiguousarray(np.moveaxis(x, 0, -1))
+    return np.ascontiguousarray(x.transpose(2, 1, 3, 0))
 
 
 def batch_first(block: np.ndarray) -> np.ndarray:
-    """A block (C, H, W, N) seen as (N, C, H, W): the same memory."""
-    return np.moveaxis(block, -1, 0)
+    """A block (H, C, W, N) seen as (N, C, H, W): the same memory."""
+    return block.transpose(3, 1, 0, 2)
 
 
 def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
-    """A block (C, H, W, N) with a frame of value around its images."""
+    """A block (H, C, W, N) with a frame of value around its images."""
     rows, columns = pair(padding, "padding", 0)
     if rows == columns == 0:
         return block
-    widths = ((0, 0), (rows, rows), (columns, columns), (0, 0))
+    widths = ((rows, rows), (0, 0), (columns, columns), (0, 0))
     return np.pad(block, widths, constant_values=value)
 
 
 def window_view(
     block: np.ndarray, place: Pair, size: Pair, stride: Size
 ) -> np.ndarray:
-    """The pixel at one place of every window: (C, H, W, N) -> (C, H', W', N).
+    """The pixel at one place of every window: (H, C, W, N) -> (H', C, W', N).
 
     place: (u, v) within the window; size: (H', W'), how many windows.
     """
     (u, v), (rows, cols) = place, size
     down, right = pair(stride, "stride", 1)
-    return block[:, u : u + down * rows : down, v : v + right * cols : right]
+    return block[u : u + down * rows : down, :, v : v + right * cols : right]
 
 
-def im2col(
+def im2row(
     x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
 ) -> np.ndarray:
-    """Every window of x laid out as a column.
+    """The windows along every row of x, each laid out as a column.
 
-    (N, C, H, W) -> (C, k, k, H', W', N): k*k copies, each with long runs.
+    (N, C, H, W) -> (H + 2p, C*k, W'*N), one slab a row: k copies in all,
+    each with long runs.
     """
-    kernel = pair(kernel_size, "kernel_size", 1)
-    size = output_size(x.shape[2:], kernel, stride, padding)
+    _, width = pair(kernel_size, "kernel_size", 1)
+    _, right = pair(stride, "stride", 1)
+    _, cols = output_size(x.shape[2:], kernel_size, stride, padding)
     block = pad(batch_last(x), padding)
-    n, channels = x.shape[:2]
-    columns = np.empty((channels, *kernel, *size, n), x.dtype)
-    for u, v in np.ndindex(kernel):
-        columns[:, u, v] = window_view(block, (u, v), size, stride)
-    return columns
+    rows, channels, _, n = block.shape
+    slabs = np.empty((rows, channels, width, cols, n), x.dtype)
+    for v in range(width):
+        slabs[:, :, v] = window_view(block, (0, v), (rows, cols), (1, right))
+    return slabs.reshape(rows, channels * width, cols * n)
+
+
+def windows_of(
+    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> np.ndarray:
+    """Every window of x as a column, in one matrix for each row of windows.
+
+    (N, C, H, W) -> (H', k*C*k, W'*N), read-only: matrix i is the slabs
+    s*i, ..., s*i + k - 1 of im2row, and its neighbours share their memory.
+    """
+    check_batch(x, "(N, C, H, W)", "conv2d")
+    height, _ = pair(kernel_size, "kernel_size", 1)
+    down, _ = pair(stride, "stride", 1)
+    rows, _ = output_size(x.shape[2:], kernel_size, stride, padding)
+    slabs = im2row(x, kernel_size, stride, padding)
+    _, depth, length = slabs.shape
+    step, *within = slabs.strides
+    windows: np.ndarray = as_strided(
+        slabs,
+        (rows, height * depth, length),
+        (down * step, *within),
+        writeable=False,
+    )
+    return windows
 
 
 def conv2d(
@@ -105,27 +132,30 @@ def conv2d(
     bias: np.ndarray,
     stride: Size = 1,
     padding: Size = 0,
+    windows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-correlate images with filters, which the field calls convolution.
 
     y[n, f, i, j] = b[f] + the sum over c, u, v of
     w[f, c, u, v] x[n, c, s i + u, s j + v], with x padded by zeros:
     (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
+    windows: windows_of(x, ...), from a caller who has them already.
     ValueError if channels differ or the kernel does not fit.
     """
-    check_batch(x, "(N, C, H, W)", "conv2d")
+    if windows is None:
+        windows = windows_of(x, weight.shape[2:], stride, padding)
     if x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
             f"expected {weight.shape[1]}, as weight has shape "
             f"{weight.shape}. Set in_channels to {x.shape[1]}."
         )
-    filters = len(weight)
-    columns = im2col(x, weight.shape[2:], stride, padding)
-    # (F, Ckk) @ (Ckk, H'W'N) -> (F, H'W'N)
-    y = weight.reshape(filters, -1) @ columns.reshape(weight[0].size, -1)
+    filters, n = len(weight), len(x)
+    # A filter is a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk)
+    matrix = weight.transpose(0, 2, 1, 3).reshape(filters, -1)
+    y = matrix @ windows  # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
     y += bias[:, np.newaxis]
-    return batch_first(y.reshape(filters, *columns.shape[3:]))
+    return batch_first(y.reshape(len(y), filters, -1, n))
 
 
 def conv2d_grad_weight(
@@ -134,36 +164,47 @@ def conv2d_grad_weight(
     kernel_size: Size,
     stride: Size = 1,
     padding: Size = 0,
+    windows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k)."""
-    filters = grad_output.shape[1]
-    columns = im2col(x, kernel_size, stride, padding)
-    grad = batch_last(grad_output).reshape(filters, -1)
-    # (F, H'W'N) @ (H'W'N, Ckk) -> (F, Ckk)
-    grad_weight: np.ndarray = grad @ columns.reshape(-1, grad.shape[1]).T
-    return grad_weight.reshape(filters, *columns.shape[:3])
+    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k).
+
+    windows: windows_of(x, ...), from a caller who has them already.
+    """
+    height, width = pair(kernel_size, "kernel_size", 1)
+    if windows is None:
+        windows = windows_of(x, kernel_size, stride, padding)
+    grad = batch_last(grad_output)  # (H', F, W', N)
+    rows, filters = grad.shape[:2]
+    grad = grad.reshape(rows, filters, -1).transpose(0, 2, 1)
+    # (H', kCk, W'N) @ (H', W'N, F) -> (H', kCk, F), and the sum over rows
+    columns: np.ndarray = (windows @ grad).sum(axis=0)
+    columns = columns.reshape(height, x.shape[1], width, filters)
+    return columns.transpose(3, 1, 0, 2)
 
 
-def col2im(
-    columns: np.ndarray,
+def row2im(
+    slabs: np.ndarray,
     input_shape: tuple[int, ...],
+    kernel_size: Size,
     stride: Size = 1,
     padding: Size = 0,
 ) -> np.ndarray:
-    """The transpose of im2col: each window's numbers added where it lay.
+    """The transpose of im2row: each window's numbers added where it lay.
 
-    (C, k, k, H', W', N) -> (N, C, H, W), which is input_shape.
+    (H + 2p, C*k, W'*N) -> (N, C, H, W), which is input_shape.
     """
-    n, channels, height, width = input_shape
+    n, channels, height, breadth = input_shape
     top, left = pair(padding, "padding", 0)
-    block = np.zeros(
-        (channels, height + 2 * top, width + 2 * left, n), columns.dtype
-    )
-    kernel, size = columns.shape[1:3], columns.shape[3:5]
-    for u, v in np.ndindex(kernel):
+    _, width = pair(kernel_size, "kernel_size", 1)
+    _, right = pair(stride, "stride", 1)
+    rows = height + 2 * top
+    slabs = slabs.reshape(rows, channels, width, -1, n)
+    size = rows, slabs.shape[3]
+    block = np.zeros((rows, channels, breadth + 2 * left, n), slabs.dtype)
+    for v in range(width):
         # Windows overlap, and a pixel collects from all of them: +=.
-        window_view(block, (u, v), size, stride)[...] += columns[:, u, v]
-    return batch_first(block[:, top : top + height, left : left + width])
+        window_view(block, (0, v), size, (1, right))[...] += slabs[:, :, v]
+    return batch_first(block[top : top + height, :, left : left + breadth])
 
 
 def conv2d_grad_input(
@@ -177,12 +218,32 @@ def conv2d_grad_input(
 
     (N, F, H', W') -> (N, C, H, W), which is input_shape.
     """
-    filters, *kernel = weight.shape
-    block = batch_last(grad_output)  # (F, H', W', N)
-    # (Ckk, F) @ (F, H'W'N) -> (Ckk, H'W'N)
-    columns = weight.reshape(filters, -1).T @ block.reshape(filters, -1)
-    columns = columns.reshape(*kernel, *block.shape[1:])
-    return col2im(columns, input_shape, stride, padding)
+    filters, channels, height, width = weight.shape
+    top, _ = pair(padding, "padding", 0)
+    down, _ = pair(stride, "stride", 1)
+    grad = batch_last(grad_output)  # (H', F, W', N)
+    rows = len(grad)
+    grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
+    turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
+    turned = turned.reshape(height, filters, -1)  # (k, F, Ck)
+    slabs = np.empty(
+        (input_shape[2] + 2 * top, channels * width, grad.shape[1]),
+        grad.dtype,
+    )
+    for r, slab in enumerate(slabs):
+        # The output rows first, ..., last - 1 read this row.
+        first = max(0, -((height - 1 - r) // down))  # rounded up
+        last = min(r // down + 1, rows)
+        if first < last:
+            u = r - down * first
+            kernels = turned[height - 1 - u :: down][: last - first]
+            kernels = kernels.reshape(-1, len(slab))
+            # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
+            readers = grad[first * filters : last * filters]
+            np.matmul(kernels.T, readers, out=slab)
+        else:
+            slab[...] = 0
+    return row2im(slabs, input_shape, (height, width), stride, padding)
 
 
 def conv2d_backward(
@@ -197,7 +258,7 @@ def conv2d_backward(
     return (
         conv2d_grad_input(grad_output, weight, x.shape, stride, padding),
         conv2d_grad_weight(grad_output, x, kernel, stride, padding),
-        grad_output.sum(axis=(0, 2, 3)),
+        np.einsum("nfij->f", grad_output),
     )
 
 
@@ -225,24 +286,26 @@ class Conv2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         weight, bias = self.weight.value, self.bias.value
-        y = conv2d(x, weight, bias, self.stride, self.padding)
-        self.save_for_backward(x)
+        steps = self.stride, self.padding
+        windows = windows_of(x, weight.shape[2:], *steps)
+        y = conv2d(x, weight, bias, *steps, windows)
+        self.save_for_backward(x, windows)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        (x,) = self.saved()
+        x, _ = self.saved()
         return conv2d_grad_input(
             grad_output, self.weight.value, x.shape, self.stride, self.padding
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
-        (x,) = self.saved()
+        x, windows = self.saved()
         kernel = self.weight.value.shape[2:]
         self.weight.grad = conv2d_grad_weight(
-            grad_output, x, kernel, self.stride, self.padding
+            grad_output, x, kernel, self.stride, self.padding, windows
         )
-        self.bias.grad = grad_output.sum(axis=(0, 2, 3))
+        self.bias.grad = np.einsum("nfij->f", grad_output)
 
     def parameters(self) -> list[Parameter]:
         return [self.weight, self.bias]

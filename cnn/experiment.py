@@ -26,48 +26,72 @@ def globals_read(code: CodeType) -> Iterator[str]:
             yield from globals_read(constant)
 
 
-def ingredients(experiment: FunctionType) -> dict[str, Any]:
-    """What the code of an experiment is, by name.
+def instructions(code: CodeType) -> list[Any]:
+    """What compiled code does, whatever its comments and line numbers."""
+    constants = [
+        instructions(constant)
+        if isinstance(constant, CodeType)
+        else sorted(map(repr, constant))  # a set has no order of its own
+        if isinstance(constant, frozenset)
+        else constant
+        for constant in code.co_consts
+    ]
+    names = [code.co_names, code.co_varnames]
+    return [code.co_code, code.co_exceptiontable, names, constants]
 
-    Its source; that of each function, and of each class's methods, of the
-    same page or module that it reaches; and the value of each constant that
-    they read. What is imported from elsewhere is left out.
+
+def spell_out(value: Any, page: str, known: dict[Any, int]) -> Any:
+    """A value with the functions and classes of a page spelled out in it.
+
+    A function becomes its instructions, its defaults and what it reads; a
+    class its bases and members; a list or dict has its items spelled out.
+    What comes from another module than page is only named.
+    known: the functions and classes met so far, each with its number.
     """
-    found: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [(experiment.__name__, experiment)]
-    while waiting:
-        name, value = waiting.pop()
-        if name in found or isinstance(value, ModuleType):
-            continue
-        if not hasattr(value, "__qualname__"):
-            found[name] = value  # a constant
-        elif value.__module__ == experiment.__module__:
-            members = vars(value).values() if isinstance(value, type) else ()
-            functions = [
-                member
-                for member in (value, *members)
-                if isinstance(member, FunctionType)
-            ]
-            found[name] = [inspect.getsource(f) for f in functions]
-            waiting += [
-                (word, f.__globals__[word])
-                for f in functions
-                for word in globals_read(f.__code__)
-                if word in f.__globals__
-            ]
-    return found
+
+    def deeper(part: Any) -> Any:
+        return spell_out(part, page, known)
+
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if isinstance(value, dict):
+        return {key: deeper(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, *map(deeper, value)]
+    if not isinstance(value, FunctionType | type):
+        value = inspect.unwrap(value)  # of @cache or @staticmethod
+    if not isinstance(value, FunctionType | type):
+        kind = type(value)
+        return [value, deeper(kind)] if kind.__module__ == page else value
+    if value.__module__ != page:
+        return [value.__module__, value.__qualname__]
+    if value in known:
+        return ["known", known[value]]
+    known[value] = len(known)
+    if isinstance(value, type):
+        members = {
+            name: getattr(member, "fget", member)  # of a property
+            for name, member in vars(value).items()
+            if isinstance(member, FunctionType) or not name.startswith("__")
+        }
+        return [value.__qualname__, deeper(value.__bases__), deeper(members)]
+    code, scope = value.__code__, value.__globals__
+    read = {name: scope[name] for name in globals_read(code) if name in scope}
+    held = [cell.cell_contents for cell in value.__closure__ or ()]
+    defaults = [value.__defaults__, value.__kwdefaults__]
+    return [instructions(code), deeper(read), deeper(held), deeper(defaults)]
+
+
+# What names, draws or shares out the work changes no result.
+NOT_COUNTED = ("__init__.py", "plots.py", "fast.py", "workers.py")
 
 
 def package_state() -> list[str]:
-    """The code of cnn, whatever its comments, and what it runs on.
-
-    The plots are left out: a figure in other colours changes no result.
-    """
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    """The code of cnn, whatever its comments, and what it runs on."""
     code = [
         ast.dump(ast.parse(module.read_text(encoding="utf-8")))
-        for module in modules
-        if module.name != "plots.py"
+        for module in sorted(Path(__file__).parent.glob("*.py"))
+        if module.name not in NOT_COUNTED
     ]
     return [platform.python_version(), np.__version__, *code]
 
@@ -86,11 +110,16 @@ def compute(
 ) -> None:
     """Write experiment(**arguments) to path, whole or not at all."""
     import joblib
+    from threadpoolctl import threadpool_limits
 
-    result = experiment(**arguments)
+    # One thread: the same bits, however many processors there are.
+    with threadpool_limits(1):
+        result = experiment(**arguments)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
         try:
             joblib.dump(result, aside)
+            aside.flush()
+            os.fsync(aside.fileno())
             aside.close()
             os.replace(aside.name, path)
         finally:
@@ -110,11 +139,7 @@ def run_side_by_side(jobs: Sequence[Any]) -> None:
         min(len(jobs), joblib.cpu_count()), return_as="generator_unordered"
     )
     terminal = os.environ.get("CNN_TERMINAL")
-    # One thread each: the same bits, however many processors there are.
-    with (
-        joblib.parallel_config("loky", inner_max_num_threads=1),
-        open(terminal, "w") if terminal else nullcontext() as screen,
-    ):
+    with open(terminal, "w") if terminal else nullcontext() as screen:
         for _ in tqdm(pool(jobs), total=len(jobs), file=screen, disable=None):
             pass
 
@@ -142,22 +167,27 @@ def run_experiment(
             f"seeds is {seeds}; expected at least 1, better 5: one run "
             "cannot tell an effect from luck."
         )
+    page = experiment.__module__
     folder = results_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    common = joblib.hash((ingredients(experiment), package_state(), shared))
+    common = spell_out([experiment, shared], page, {}), package_state()
+    prefix = joblib.hash(common)
     paths = {
-        (name, seed): folder / joblib.hash((common, dict(case), seed))
+        (name, seed): folder
+        / joblib.hash((prefix, spell_out(dict(case), page, {}), seed))
         for name, case in cases.items()
         for seed in range(seeds)
     }
-    jobs = [
-        joblib.delayed(compute)(
-            path, experiment, {"seed": seed, **cases[name], **shared}
-        )
+    missing = {
+        path: {"seed": seed, **cases[name], **shared}
         for (name, seed), path in paths.items()
         if not path.exists()
-    ]
-    if jobs:
+    }
+    if missing:
+        jobs = [
+            joblib.delayed(compute)(path, experiment, arguments)
+            for path, arguments in missing.items()
+        ]
         run_side_by_side(jobs)
     return {
         name: [joblib.load(paths[name, seed]) for seed in range(seeds)]

@@ -77,8 +77,9 @@ class Flatten(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.save_for_backward(x.shape)
-        return x.reshape(len(x), -1)
+        # (C, H, W, N) -> (CHW, N), seen as (N, CHW): the batch stays last.
+        return np.moveaxis(x, 0, -1).reshape(-1, len(x)).T
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (shape,) = self.saved()
-        return grad_output.reshape(shape)
+        ((n, *shape),) = self.saved()
+        return np.moveaxis(grad_output.T.reshape(*shape, n), -1, 0)

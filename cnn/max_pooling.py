@@ -40,9 +40,9 @@ def max_pool2d(
         )
     stride = kernel_size if stride is None else stride
     size = output_size(x.shape[2:], kernel, stride, padding)
-    block = pad(batch_last(x), padding, -np.inf)  # (C, H + 2p, W + 2p, N)
-    y = window_view(block, (0, 0), size, stride).copy()  # (C, H', W', N)
-    for place in np.ndindex(kernel):
+    block = pad(batch_last(x), padding, -np.inf)  # (H + 2p, C, W + 2p, N)
+    y = window_view(block, (0, 0), size, stride).copy()  # (H', C, W', N)
+    for place in list(np.ndindex(kernel))[1:]:  # y began as the first
         np.maximum(y, window_view(block, place, size, stride), out=y)
     return batch_first(y)
 
@@ -66,15 +66,21 @@ def max_pool2d_backward(
     size = y.shape[2:]
     block, peaks = pad(batch_last(x), padding, -np.inf), batch_last(y)
     grad = batch_last(grad_output)
-    grad_block = np.zeros_like(block)  # (C, H + 2p, W + 2p, N)
-    unclaimed = np.ones(peaks.shape, bool)  # (C, H', W', N)
+    grad_block = np.zeros_like(block)  # (H + 2p, C, W + 2p, N)
+    unclaimed = np.ones(peaks.shape, bool)  # (H', C, W', N)
+    down, right = pair(stride, "stride", 1)
+    disjoint = down >= kernel[0] and right >= kernel[1]
     for place in np.ndindex(kernel):  # in reading order: the first one wins
         wins = window_view(block, place, size, stride) == peaks
         wins &= unclaimed
         unclaimed ^= wins
-        window_view(grad_block, place, size, stride)[...] += wins * grad
+        share = window_view(grad_block, place, size, stride)
+        if disjoint:
+            np.multiply(wins, grad, out=share)
+        else:
+            share += wins * grad  # a pixel collects from all its windows
     height, width = x.shape[2:]
-    return batch_first(grad_block[:, top : top + height, left : left + width])
+    return batch_first(grad_block[top : top + height, :, left : left + width])
 
 
 class MaxPool2d(Layer):

@@ -44,7 +44,8 @@ class SGD:
         ):
             velocity *= self.momentum
             velocity += parameter.grad
-            velocity += self.weight_decay * parameter.value
+            if self.weight_decay > 0:
+                velocity += self.weight_decay * parameter.value
             parameter.value -= self.lr * velocity
 
 

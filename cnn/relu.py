@@ -8,7 +8,8 @@ from cnn.layer import Layer
 
 def relu(x: np.ndarray) -> np.ndarray:
     """y = max(x, 0), entry by entry; any shape. nan stays nan."""
-    y: np.ndarray = np.maximum(x, 0)
+    y = np.zeros_like(x)
+    np.maximum(x, y, out=y)
     return y
 
 

@@ -45,6 +45,9 @@ def train_step(
     return loss, int((logits.argmax(axis=1) == labels).sum())
 
 
+Step = Callable[[Layer, SGD, np.ndarray, np.ndarray], tuple[float, int]]
+
+
 def train_epoch(
     network: Layer,
     optimizer: SGD,
@@ -52,6 +55,7 @@ def train_epoch(
     batch_size: int,
     rng: np.random.Generator,
     before_step: Callable[[int], None],
+    step: Step = train_step,
 ) -> tuple[float, float]:
     """One pass over the data; returns its mean loss and accuracy.
 
@@ -59,9 +63,9 @@ def train_epoch(
     """
     loss_sum, hits = 0.0, 0
     batches = minibatches(dataset, batch_size, rng)
-    for step, (images, labels) in enumerate(batches):
-        before_step(step)
-        loss, step_hits = train_step(network, optimizer, images, labels)
+    for number, (images, labels) in enumerate(batches):
+        before_step(number)
+        loss, step_hits = step(network, optimizer, images, labels)
         loss_sum += loss * len(labels)
         hits += step_hits
     return loss_sum / len(dataset), hits / len(dataset)
@@ -189,6 +193,7 @@ def train(
     schedule: Callable[[float, float], float] | None = None,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
+    step: Step = train_step,
 ) -> list[Epoch]:
     """Train a network by minibatch gradient descent; returns its history.
 
@@ -199,6 +204,7 @@ def train(
     checkpoint: a file, written after each epoch; if it is there already,
         training goes on from it and, with the same arguments, ends with
         the same bits.
+    step: does what train_step does, and is called as it is.
     ValueError if the loss is not finite, the checkpoint does not fit, or
     epochs, batch_size, patience or a data set is below 1.
     """
@@ -213,8 +219,8 @@ def train(
         history, best = load_checkpoint(checkpoint, network, optimizer, rng)
     lr, steps = optimizer.lr, math.ceil(len(training) / batch_size)
 
-    def before_step(step: int) -> None:
-        done = len(history) * steps + step
+    def before_step(number: int) -> None:
+        done = len(history) * steps + number
         if schedule is not None:
             optimizer.lr = schedule(lr, done / (epochs * steps))
         bar.update()
@@ -226,7 +232,13 @@ def train(
     try:
         while len(history) < epochs and epochs_since_best(history) < limit:
             achieved = train_epoch(
-                network, optimizer, training, batch_size, rng, before_step
+                network,
+                optimizer,
+                training,
+                batch_size,
+                rng,
+                before_step,
+                step,
             )
             loss, accuracy = evaluate(network, validation)
             check_finite(loss, optimizer.lr)

@@ -12,16 +12,17 @@ from cnn.convolution import (
     Conv2d,
     batch_first,
     batch_last,
-    col2im,
     conv2d,
     conv2d_backward,
     conv2d_grad_input,
     conv2d_grad_weight,
-    im2col,
+    im2row,
     output_size,
     pad,
     pair,
+    row2im,
     window_view,
+    windows_of,
 )
 from cnn.gradient_check import (
     check_gradients,
@@ -245,18 +246,16 @@ def test_grad_input_measured_with_a_step_of_one():
 @settings(max_examples=50, deadline=None)
 @given(cases())
 def test_backward_is_the_transpose_of_forward(case):
-    """<T x, g> = <x, T'g>, and col2im is the transpose of im2col."""
+    """<T x, g> = <x, T'g>, and row2im is the transpose of im2row."""
     x, weight, _, rng = case.arrays()
     y = conv2d(x, weight, np.zeros(case.filters), **case.steps)
     g = rng.standard_normal(y.shape)
     back = conv2d_grad_input(g, weight, x.shape, **case.steps)
     np.testing.assert_allclose(np.sum(y * g), np.sum(x * back), atol=1e-9)
-    columns = im2col(x, case.kernel, **case.steps)
-    c = rng.standard_normal(columns.shape)
-    image = col2im(c, x.shape, **case.steps)
-    np.testing.assert_allclose(
-        np.sum(columns * c), np.sum(x * image), atol=1e-9
-    )
+    slabs = im2row(x, case.kernel, **case.steps)
+    c = rng.standard_normal(slabs.shape)
+    image = row2im(c, x.shape, case.kernel, **case.steps)
+    np.testing.assert_allclose(np.sum(slabs * c), np.sum(x * image), atol=1e-9)
 
 
 def test_rows_that_no_window_reads_have_a_zero_gradient():
@@ -269,23 +268,36 @@ def test_rows_that_no_window_reads_have_a_zero_gradient():
     assert grad_x[:, :, :7, :7].all()
 
 
-def test_col2im_adds_where_windows_overlap():
-    columns = np.ones_like(im2col(np.zeros((1, 1, 6, 6)), 3, 2))
-    counts = col2im(columns, (1, 1, 6, 6), 2)[0, 0]
-    line = np.array([1, 1, 2, 1, 1, 0])
-    np.testing.assert_array_equal(counts, np.outer(line, line))
+def test_row2im_adds_where_windows_overlap():
+    slabs = np.ones_like(im2row(np.zeros((1, 1, 6, 6)), (1, 3), (1, 2)))
+    counts = row2im(slabs, (1, 1, 6, 6), (1, 3), (1, 2))[0, 0]
+    np.testing.assert_array_equal(counts, [[1, 1, 2, 1, 1, 0]] * 6)
 
 
-def test_im2col_of_the_four_by_four_image():
+def test_windows_of_the_four_by_four_image():
     image = np.arange(16.0).reshape(1, 1, 4, 4)
-    columns = im2col(image, 3)
-    assert columns.shape == (1, 3, 3, 2, 2, 1)
+    windows = windows_of(image, 3)
+    assert windows.shape == (2, 9, 2)
     expected = [
-        image[0, 0, i : i + 3, j : j + 3].ravel()
+        [image[0, 0, i : i + 3, j : j + 3].ravel() for j in (0, 1)]
         for i in (0, 1)
-        for j in (0, 1)
     ]
-    np.testing.assert_array_equal(columns.reshape(9, 4).T, expected)
+    np.testing.assert_array_equal(windows.transpose(0, 2, 1), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_windows_are_those_of_numpy_and_share_their_slabs(case):
+    x, _, _, _ = case.arrays()
+    windows = windows_of(x, case.kernel, **case.steps)
+    assert not windows.flags.writeable
+    (p, q), (s, t) = (pair(case.steps[n], n, 0) for n in ("padding", "stride"))
+    framed = np.pad(x, ((0, 0), (0, 0), (p, p), (q, q)))
+    theirs = np.lib.stride_tricks.sliding_window_view(
+        framed, pair(case.kernel, "kernel", 1), axis=(2, 3)
+    )[:, :, ::s, ::t]  # (N, C, H', W', k, k)
+    theirs = theirs.transpose(2, 4, 1, 5, 3, 0)  # (H', k, C, k, W', N)
+    np.testing.assert_array_equal(windows, theirs.reshape(windows.shape))
 
 
 # --- sizes ------------------------------------------------------------------
@@ -326,7 +338,7 @@ def test_pair():
 def test_the_output_lies_in_memory_with_the_batch_last(case):
     x, weight, bias, _ = case.arrays()
     y = conv2d(x, weight, bias, **case.steps)
-    block = y.transpose(1, 2, 3, 0)  # (F, H', W', N)
+    block = y.transpose(2, 1, 3, 0)  # (H', F, W', N)
     assert block.flags.c_contiguous
     assert np.shares_memory(batch_last(y), y)
     # What is batch last already gives the same numbers as what is not.
@@ -337,9 +349,9 @@ def test_the_output_lies_in_memory_with_the_batch_last(case):
 def test_batch_last_and_first():
     x = np.arange(120.0).reshape(2, 3, 4, 5)
     block = batch_last(x)
-    assert block.shape == (3, 4, 5, 2)
+    assert block.shape == (4, 3, 5, 2)
     assert block.flags.c_contiguous
-    assert block[1, 2, 3, 1] == x[1, 1, 2, 3]
+    assert block[2, 1, 3, 1] == x[1, 1, 2, 3]
     back = batch_first(block)
     np.testing.assert_array_equal(back, x)
     assert np.shares_memory(back, block)
@@ -347,19 +359,19 @@ def test_batch_last_and_first():
 
 
 def test_pad():
-    block = np.ones((1, 2, 3, 1))
+    block = np.ones((2, 1, 3, 1))
     assert pad(block, 0) is block
     framed = pad(block, (1, 2), -np.inf)
-    assert framed.shape == (1, 4, 7, 1)
-    assert (framed[:, 1:3, 2:5] == 1).all()
+    assert framed.shape == (4, 1, 7, 1)
+    assert (framed[1:3, :, 2:5] == 1).all()
     assert np.isneginf(framed).sum() == 4 * 7 - 6
-    assert not pad(block, 1)[:, 0].any()
+    assert not pad(block, 1)[0].any()
 
 
 def test_window_view_is_a_view():
-    block = np.arange(48.0).reshape(1, 6, 8, 1)
+    block = np.arange(48.0).reshape(6, 1, 8, 1)
     view = window_view(block, (1, 2), (2, 3), (3, 2))
-    np.testing.assert_array_equal(view[0, :, :, 0], block[0, 1:6:3, 2:8:2, 0])
+    np.testing.assert_array_equal(view[:, 0, :, 0], block[1:6:3, 0, 2:8:2, 0])
     assert np.shares_memory(view, block)
 
 
@@ -368,16 +380,16 @@ def test_nothing_mutates_its_argument(case):
     x, weight, bias, rng = case.arrays()
     y = conv2d(x, weight, bias, **case.steps)
     grad = rng.standard_normal(y.shape)
-    columns = im2col(x, case.kernel, **case.steps)
-    given = (x, weight, bias, grad, columns)
+    slabs = im2row(x, case.kernel, **case.steps)
+    given = (x, weight, bias, grad, slabs)
     kept = [a.copy() for a in given]
     for array in given:
         array.flags.writeable = False  # writing raises
     conv2d(x, weight, bias, **case.steps)
     conv2d_backward(grad, x, weight, **case.steps)
     conv2d_grad_weight(grad, x, case.kernel, **case.steps)
-    im2col(x, case.kernel, **case.steps)
-    col2im(columns, x.shape, **case.steps)
+    im2row(x, case.kernel, **case.steps)
+    row2im(slabs, x.shape, case.kernel, **case.steps)
     pad(x, 1)
     layer = Conv2d(
         case.channels, case.filters, case.kernel, rng=rng, **case.steps
@@ -491,7 +503,7 @@ def test_kernel_larger_than_the_padded_input():
     )
     says(text, "(7, 2)", "(4, 9)", "(1, 0)")  # given
     says(text, "expected it to fit", "smaller kernel or more padding")
-    text = message(im2col, np.zeros((1, 1, 9, 4)), (2, 7), 1, (0, 1))
+    text = message(im2row, np.zeros((1, 1, 9, 4)), (2, 7), 1, (0, 1))
     says(text, "(2, 7)", "(9, 4)")
 
 

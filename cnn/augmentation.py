@@ -1,0 +1,182 @@
+# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
+"""New images from old ones: shifted, turned, stretched, sheared, bent."""
+
+import numpy as np
+
+from cnn.layer import check_batch
+
+
+def between(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """a where way is 0, b where it is 1, and on the line in between."""
+    y: np.ndarray = a + way * (b - a)
+    return y
+
+
+def bilinear(
+    images: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: float
+) -> np.ndarray:
+    """Images read at fractional places, between the four nearest pixels.
+
+    images: (N, C, H, W), floats. rows, columns: (N, H', W'), where in its
+    image each output pixel is read, in pixels from the top left one.
+    Returns (N, C, H', W'), of the images' dtype. Outside there is fill.
+    ValueError if shapes do not fit or a place is not finite.
+    """
+    check_batch(images, "(N, C, H, W)", "bilinear")
+    n, channels, height, width = images.shape
+    if rows.shape != columns.shape or rows.ndim != 3 or len(rows) != n:
+        raise ValueError(
+            f"rows have shape {rows.shape}, columns {columns.shape}; "
+            f"expected ({n}, H', W') of both, as there are {n} images. "
+            "Repeat the places if all images share them."
+        )
+    if not np.isfinite(rows.sum() + columns.sum()):
+        raise ValueError(
+            "a row or a column is nan or infinite; expected finite places. "
+            "Look for a division by zero where they were computed."
+        )
+    # A frame of one pixel stands for all that lies outside.
+    framed = np.full((channels, n, height + 2, width + 2), fill, images.dtype)
+    framed[:, :, 1:-1, 1:-1] = images.swapaxes(0, 1)
+    down = np.clip(rows + 1, 0, height + 1).astype(images.dtype)
+    right = np.clip(columns + 1, 0, width + 1).astype(images.dtype)
+    # The upper left of the four; astype cuts off what is behind the point.
+    top = np.minimum(down.astype(np.int32), height)
+    left = np.minimum(right.astype(np.int32), width)
+    down -= top.astype(images.dtype)  # now 0..1, from upper to lower
+    right -= left.astype(images.dtype)  # and from left to right
+    line, size = width + 2, (height + 2) * (width + 2)
+    first = size * np.arange(n)[:, np.newaxis, np.newaxis]
+    corner = first + (top * line + left)  # (N, H', W'), into a channel
+    y = np.empty((n, channels, *rows.shape[1:]), images.dtype)
+    for channel, pixels in enumerate(framed.reshape(channels, -1)):
+        upper, lower = (
+            between(pixels[at], pixels[at + 1], right)
+            for at in (corner, corner + line)
+        )
+        y[:, channel] = between(upper, lower, down)
+    return y
+
+
+def affine_places(
+    matrices: np.ndarray, shifts: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels of a linear map about the centre are read.
+
+    place = centre + M (pixel - centre) + shift. matrices: (N, 2, 2),
+    shifts: (N, 2), both (rows, columns); size: (H, W).
+    Returns rows and columns, each (N, H, W).
+    """
+    centre = [(n - 1) / 2 for n in size]
+    y, x = (
+        (np.arange(n) - c).astype(matrices.dtype)
+        for n, c in zip(size, centre, strict=True)
+    )
+    m = matrices[:, :, :, np.newaxis, np.newaxis]  # (N, 2, 2, 1, 1)
+    offset = shifts + np.array(centre, matrices.dtype)
+    rows, columns = (
+        m[:, axis, 0] * y[:, np.newaxis]
+        + m[:, axis, 1] * x
+        + offset[:, axis, np.newaxis, np.newaxis]
+        for axis in (0, 1)
+    )
+    return rows, columns
+
+
+def random_matrices(
+    count: int,
+    rng: np.random.Generator,
+    rotation: float,
+    scale: float,
+    shear: float,
+) -> np.ndarray:
+    """Matrices (N, 2, 2): a rotation times a shear times two scalings.
+
+    Each is drawn evenly: the angle from -rotation..rotation degrees, the
+    shear from -shear..shear, the factors from 1-scale..1+scale.
+    """
+    angle, slant, tall, wide = rng.uniform(-1, 1, (4, count))
+    angle *= np.deg2rad(rotation)
+    tall, wide = 1 + scale * tall, 1 + scale * wide
+    turn = np.array(
+        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    )  # (2, 2, N)
+    zero = np.zeros(count)
+    stretch = np.array([[tall, zero], [shear * slant, wide]])
+    matrices: np.ndarray
+    matrices = np.moveaxis(turn, -1, 0) @ np.moveaxis(stretch, -1, 0)
+    return matrices
+
+
+def bumps(size: int, knots: int) -> np.ndarray:
+    """How far each of the knots acts on each pixel of a line: (size, knots).
+
+    Gaussian bumps about places spread evenly from end to end, as wide as
+    3/4 of the distance between two; the squares of each row sum to 1.
+    """
+    gap = (size - 1) / (knots - 1)
+    away = np.arange(size)[:, np.newaxis] / gap - np.arange(knots)
+    weight: np.ndarray = np.exp(-((away / 0.75) ** 2) / 2)
+    weight /= np.sqrt((weight**2).sum(axis=1, keepdims=True))
+    return weight
+
+
+def elastic_field(
+    count: int,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    strength: float,
+    knots: int,
+) -> np.ndarray:
+    """Smooth random displacements: (2, N, H, W), rows first, in pixels.
+
+    Independent normal numbers at knots x knots places, spread over the
+    pixels by bumps. Each pixel moves by strength, root mean square, per
+    axis. float32.
+    """
+    down, right = (bumps(n, knots).astype(np.float32) for n in size)
+    noise = rng.standard_normal((2, count, knots, knots), np.float32)
+    noise *= np.float32(strength)
+    # (H, k) @ (2, N, k, k) @ (k, W) -> (2, N, H, W)
+    field: np.ndarray = down @ noise @ right.T
+    return field
+
+
+def distort(
+    images: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    fill: float,
+    shift: float = 0.0,
+    rotation: float = 0.0,
+    scale: float = 0.0,
+    shear: float = 0.0,
+    elastic: float = 0.0,
+    knots: int = 7,
+) -> np.ndarray:
+    """A new version of each image, by random numbers of its own.
+
+    images: (N, C, H, W), float32; so is what comes back. fill: what is
+    outside, the value of an empty pixel. shift: up to so many pixels along
+    each axis. rotation: up to so many degrees. scale, shear: see
+    random_matrices. elastic: see elastic_field, on knots x knots knots.
+    ValueError if a strength is negative or not finite, or knots below 2.
+    """
+    check_batch(images, "(N, C, H, W)", "distort")
+    strengths = (shift, rotation, scale, shear, elastic)
+    if not all(0 <= s < np.inf for s in strengths) or knots < 2:
+        raise ValueError(
+            f"shift, rotation, scale, shear, elastic are {strengths} and "
+            f"knots {knots}; expected finite numbers of at least 0 and at "
+            "least 2 knots. A strength of 0 leaves its distortion out."
+        )
+    n, size = len(images), (images.shape[2], images.shape[3])
+    matrices = random_matrices(n, rng, rotation, scale, shear)
+    shifts = rng.uniform(-shift, shift, (n, 2))
+    rows, columns = affine_places(
+        matrices.astype(np.float32), shifts.astype(np.float32), size
+    )
+    if elastic > 0:
+        field = elastic_field(n, size, rng, elastic, knots)
+        rows, columns = rows + field[0], columns + field[1]
+    return bilinear(images, rows, columns, fill)

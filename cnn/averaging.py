@@ -1,0 +1,30 @@
+# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
+"""An average of the weights that training passes through."""
+
+from cnn.layer import Layer
+from cnn.training import snapshot
+
+
+class WeightAverage:
+    """average <- decay * average + (1 - decay) * value, at each update.
+
+    values: the average of each parameter, by name, as set_parameters takes
+    them; at first those that the network has when this is made.
+    ValueError unless 0 <= decay < 1.
+    """
+
+    def __init__(self, network: Layer, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(
+                f"decay is {decay}; expected 0 <= decay < 1. To average "
+                "over about T steps, take 1 - 1/T."
+            )
+        self.parameters = network.parameters()
+        self.decay = decay
+        self.values = snapshot(network)
+
+    def update(self) -> None:
+        """Take the parameters' present values in; after each step."""
+        for parameter in self.parameters:
+            average = self.values[parameter.name]
+            average += (1 - self.decay) * (parameter.value - average)

@@ -1,0 +1,66 @@
+"""The average of the weights, against its unrolled sum."""
+
+import numpy as np
+import pytest
+
+from cnn.averaging import WeightAverage
+from cnn.linear import Linear
+from cnn.network import Sequential, set_parameters
+from cnn.relu import ReLU
+
+
+def small_network() -> Sequential:
+    rng = np.random.default_rng(0)
+    return Sequential(Linear(3, 4, rng=rng), ReLU(), Linear(4, 2, rng=rng))
+
+
+def test_the_average_is_its_unrolled_sum() -> None:
+    rng = np.random.default_rng(1)
+    network = small_network()
+    network.to(np.float64)
+    seen = [[p.value.copy() for p in network.parameters()]]
+    average = WeightAverage(network, decay=0.8)
+    for _ in range(20):
+        for p in network.parameters():
+            p.value += rng.standard_normal(p.value.shape)
+        average.update()
+        seen.append([p.value.copy() for p in network.parameters()])
+    # 0.8^20 of the first, 0.2 * 0.8^k of the one k steps before the last.
+    shares = [0.8**20, *(0.2 * 0.8 ** (20 - t) for t in range(1, 21))]
+    assert np.isclose(sum(shares), 1)
+    for place, p in enumerate(network.parameters()):
+        expected = sum(
+            share * values[place]
+            for share, values in zip(shares, seen, strict=True)
+        )
+        assert np.allclose(average.values[p.name], expected, atol=1e-12)
+
+
+def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
+    network = small_network()
+    average = WeightAverage(network, decay=0.5)
+    first = [p.value.copy() for p in network.parameters()]
+    for p in network.parameters():
+        p.value += 2
+    average.update()
+    for p, before in zip(network.parameters(), first, strict=True):
+        assert np.array_equal(p.value, before + 2)
+    set_parameters(network, average.values, "the average")
+    for p, before in zip(network.parameters(), first, strict=True):
+        assert np.allclose(p.value, before + 1)
+        assert p.value.dtype == np.float32
+
+
+def test_with_decay_zero_it_is_the_network_itself() -> None:
+    network = small_network()
+    average = WeightAverage(network, decay=0)
+    network.parameters()[0].value += 1
+    average.update()
+    for p in network.parameters():
+        assert np.allclose(average.values[p.name], p.value, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, np.nan])
+def test_a_decay_out_of_range(decay: float) -> None:
+    with pytest.raises(ValueError, match=r"expected 0 <= decay < 1\. To"):
+        WeightAverage(small_network(), decay)
