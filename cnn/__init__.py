@@ -29,6 +29,7 @@ from cnn.network import Sequential, load_parameters, save_parameters
 from cnn.optimizer import SGD, cosine_schedule
 from cnn.relu import ReLU, relu, relu_backward
 from cnn.training import Epoch, evaluate, predict, train, train_step
+from cnn.workers import DistributedStep, open_workers
 
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Conv2d",
     "CrossEntropyLoss",
     "Dataset",
+    "DistributedStep",
     "Epoch",
     "Flatten",
     "Layer",
@@ -64,6 +66,7 @@ __all__ = [
     "max_pool2d_backward",
     "minibatches",
     "numerical_gradient",
+    "open_workers",
     "precision_recall_f1",
     "predict",
     "relative_error",

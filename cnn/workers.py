@@ -119,6 +119,8 @@ def open_workers(
     """A client of worker processes, one thread each, for a with block.
 
     They run on this machine, are heard by no other, and end with the block.
+    In a script, call it under ``if __name__ == "__main__":``, since each
+    worker imports the script anew.
     address: of a cluster's scheduler, such as "tcp://10.0.0.5:8786", whose
         workers, which need cnn installed, are used instead. If None, dask
         looks into the variable DASK_SCHEDULER_ADDRESS.
