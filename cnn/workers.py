@@ -27,8 +27,8 @@ def share_of_step(
 ) -> tuple[float, int, list[np.ndarray]]:
     """What a shard adds to the loss, hits and gradients of its batch.
 
-    values: what the parameters of network are to be; images: (B_s, C, H,
-    W); labels: (B_s,). The shard counts B_s / batch_size in the mean.
+    values: what the parameters of network are to be.
+    images: (B_s, C, H, W); labels: (B_s,). They count B_s / batch_size.
     """
     for parameter, value in zip(network.parameters(), values, strict=True):
         parameter.value = value
