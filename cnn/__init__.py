@@ -31,6 +31,7 @@ from cnn.network import Sequential, load_parameters, save_parameters
 from cnn.optimizer import SGD, cosine_schedule
 from cnn.relu import ReLU, relu, relu_backward
 from cnn.training import Epoch, evaluate, predict, train, train_step
+from cnn.workers import DistributedStep, open_workers
 
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Conv2d",
     "CrossEntropyLoss",
     "Dataset",
+    "DistributedStep",
     "Epoch",
     "Flatten",
     "Layer",
@@ -68,6 +70,7 @@ __all__ = [
     "max_pool2d_backward",
     "minibatches",
     "numerical_gradient",
+    "open_workers",
     "precision_recall_f1",
     "predict",
     "relative_error",
