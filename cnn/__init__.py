@@ -4,6 +4,7 @@
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
 from cnn.experiment import run_experiment
+from cnn.fast import ParallelStep, keep_freed_memory
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
@@ -41,6 +42,7 @@ __all__ = [
     "Layer",
     "Linear",
     "MaxPool2d",
+    "ParallelStep",
     "Parameter",
     "ReLU",
     "Sequential",
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "he",
     "initialize",
+    "keep_freed_memory",
     "linear",
     "linear_backward",
     "load_dataset",
