@@ -29,23 +29,6 @@ from cnn.relu import ReLU
 from cnn.training import check_counts, check_finite
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory that its arrays free, for the next.
-
-    The C library of Linux (glibc) otherwise hands it back to the system,
-    which clears every page before it gives it out again: step by step.
-    Returns whether there was such a library to tell.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-    return bool(
-        mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25)
-    )
-
-
 class HalvingMaxPool2d(Layer):
     """MaxPool2d(2): the larger of left and right, then of upper and lower.
 
@@ -98,11 +81,25 @@ def quicker(network: Layer) -> Layer:
     return network
 
 
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that its arrays free, for the next.
+
+    The C library of Linux (glibc) otherwise hands it back to the system,
+    which clears every page before it gives it out again: step by step.
+    Returns whether there was such a library to tell.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+    return bool(
+        mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25)
+    )
+
+
 # A block of a batch: images (B, C, H, W) and labels (B,).
 Block = tuple[np.ndarray, np.ndarray]
-
-# Arrays by name, in memory that several processes see.
-Shared = dict[str, np.ndarray]
 
 
 def blocks_of(
@@ -167,6 +164,10 @@ def share_of_step(
     if total is None:  # not a single image
         total = np.zeros_like(flat(p.value for p in parameters))
     return loss, hits, total
+
+
+# Arrays by name, in memory that several processes see.
+Shared = dict[str, np.ndarray]
 
 
 def shared_arrays(path: str, layout: np.dtype) -> Shared:
