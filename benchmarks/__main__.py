@@ -1,7 +1,7 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
-    python -m benchmarks                           about a minute
-    python -m benchmarks --full                    all batch sizes, 3 minutes
+    python -m benchmarks                           two minutes
+    python -m benchmarks --full                    all batch sizes, five
     python -m benchmarks --json FILE --figure FILE
 
 All take turns in one run, with the same weights and images, in float32, with
