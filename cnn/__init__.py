@@ -6,6 +6,7 @@ from cnn.averaging import WeightAverage
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
 from cnn.experiment import run_experiment
+from cnn.fast import ParallelStep, keep_freed_memory
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
@@ -45,6 +46,7 @@ __all__ = [
     "Layer",
     "Linear",
     "MaxPool2d",
+    "ParallelStep",
     "Parameter",
     "ReLU",
     "Sequential",
@@ -62,6 +64,7 @@ __all__ = [
     "evaluate",
     "he",
     "initialize",
+    "keep_freed_memory",
     "linear",
     "linear_backward",
     "load_dataset",
