@@ -18,6 +18,7 @@ from cnn.plots import (
     plot_filters,
     plot_history,
     plot_images,
+    plot_seeds,
     use_book_style,
 )
 from cnn.training import Epoch
@@ -129,3 +130,14 @@ def test_plot_confusion_matrix():
     np.testing.assert_array_equal(
         axis.images[0].get_array(), confusion - np.diag([90, 80, 70])
     )
+
+
+def test_runs_of_several_seeds_are_a_mean_and_all_that_they_span():
+    runs = np.array([[1.0, 5.0], [2.0, 3.0], [6.0, 4.0]])  # (S, P)
+    _, axis = plt.subplots()
+    plot_seeds(axis, np.array([0, 10]), runs, label="a", color="#0072B2")
+    (line,), (band,) = axis.lines, axis.collections
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 3], [10, 4]])
+    assert line.get_label() == "a"
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert corners == {(0, 1), (0, 6), (10, 3), (10, 5)}
