@@ -1,13 +1,13 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
-    python -m benchmarks                           two minutes
-    python -m benchmarks --full                    all batch sizes, five
+    python -m benchmarks                           three minutes
+    python -m benchmarks --full                    all batch sizes, ten
     python -m benchmarks --json FILE --figure FILE
 
-All take turns in one run, with the same weights and images, in float32, with
-the same number of threads; their first losses must agree. What carries over
-to another machine is the ratio to PyTorch's time. Each turn is preceded by a
-pause, as idle threads look for work for some milliseconds before they sleep.
+All take turns in one run, each in a process of its own, with the same weights
+and images, in float32, with the same number of threads; their first losses
+must agree. What carries over to another machine is the ratio to PyTorch's
+time.
 """
 
 import argparse
@@ -16,10 +16,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +25,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import cnn
-from benchmarks.contestants import CONTESTANTS, Contestant, Plan, Task, build
+from benchmarks.contestants import CONTESTANTS, Plan, Task, build
+from benchmarks.runner import Runner, measure_memory, new_process, seconds
 
 
 def seed_plan(filters: int, kernel: int) -> Plan:
@@ -92,18 +89,6 @@ def flops(plan: Plan) -> int:
     return total
 
 
-def seconds(f: Callable[[], Any], at_least: float) -> float:
-    """The median of several calls, after two that are not counted."""
-    time.sleep(0.02)
-    f(), f()
-    times: list[float] = []
-    while sum(times) < at_least or len(times) < 3:
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def peak_flops(threads: int) -> float:
     """Floating-point operations a second in a large product, at best."""
     a = np.ones((1024, 1024), np.float32)
@@ -118,26 +103,27 @@ def compare(
 
     Also why those that could not take part did not.
     """
-    the_task, first = task(name, batch, threads), list[float]()
-    runs: dict[str, Contestant] = {}
+    the_task = task(name, batch, threads)
+    runs: dict[str, Runner] = {}
     absent: dict[str, str] = {}
-    with ExitStack() as stack, threadpool_limits(threads, user_api="blas"):
-        for label, maker in CONTESTANTS.items():
+    with ExitStack() as stack:
+        for label in CONTESTANTS:
             try:
-                runs[label] = stack.enter_context(maker(the_task))
-                loss = runs[label].train()
+                runs[label] = runner = Runner(label, the_task)
             except Exception as error:
-                runs.pop(label, None)
+                if label in ("cnn", "PyTorch"):  # without them, no ratio
+                    raise
                 absent[label] = (str(error) or repr(error)).splitlines()[0]
                 continue
-            first.append(loss)
-            assert abs(loss - first[0]) < 1e-3, f"{label}: {loss}, {first}"
+            stack.callback(runner.pool.shutdown)
+            first = runs["cnn"].loss
+            assert abs(runner.loss - first) < 1e-3, f"{label}: {runner.loss}"
         found: dict[str, Any] = {}
         for kind in ("train", "infer"):
             turns = [
                 {
-                    label: seconds(getattr(run, kind), 0.03)
-                    for label, run in runs.items()
+                    label: runner.call(Runner.time, kind)
+                    for label, runner in runs.items()
                 }
                 for _ in range(rounds)
             ]
@@ -152,47 +138,14 @@ def compare(
     return found, absent
 
 
-def status(pid: int | str, key: str) -> float:
-    """A figure in megabytes from Linux's list about a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise KeyError(key)
-
-
-def measure_memory(label: str, name: str, batch: int, threads: int) -> float:
-    """Megabytes that training steps add, at their peak, to what was there.
-
-    What was there: the libraries, the network, the batch, and whatever a
-    step on four images leaves behind. All processes are added up.
-    """
-    small, large = task(name, 4, threads), task(name, batch, threads)
-    added = 0.0
-    with CONTESTANTS[label](small) as run:
-        run.train()
-    with CONTESTANTS[label](large) as run:
-        time.sleep(1)  # for the other processes to have started
-        pids = ["self", *run.others]
-        before = [status(pid, "VmRSS") for pid in pids]
-        for pid in pids:
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
-        for _ in range(5):
-            run.train()
-        for pid, resident in zip(pids, before, strict=True):
-            added += status(pid, "VmHWM") - resident
-    return added
-
-
 def peak_memory(label: str, name: str, batch: int, threads: int) -> float:
-    """The same in a process of its own; nan where it cannot be had."""
-    arguments = ["--memory", label, name, str(batch)]
-    arguments += ["--threads", str(threads)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        capture_output=True,
-        text=True,
-    )
-    return float(done.stdout) if done.returncode == 0 else math.nan
+    """Megabytes at the peak of training steps; nan where nobody can tell."""
+    small, large = task(name, 4, threads), task(name, batch, threads)
+    with new_process() as pool:
+        try:
+            return pool.submit(measure_memory, label, small, large).result()
+        except OSError:  # no /proc
+            return math.nan
 
 
 # What is varied, one at a time, from 16 filters of 5x5 on 28 x 28 x 1.
@@ -205,28 +158,45 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 
 
+def units(what: str) -> tuple[str, np.ndarray]:
+    """What the cost should grow with: of an image, its pixels."""
+    sizes = np.array(SIZES[what])
+    return ("pixels", sizes**2) if what == "image" else (what, sizes)
+
+
 def cost_against_size(threads: int) -> dict[str, list[float]]:
-    """Seconds of a step with one size varied, the others held."""
+    """Seconds of a step with one size varied, the others held.
+
+    The frame of zeros makes as many outputs as there are pixels.
+    """
     found: dict[str, list[float]] = {}
     for what, values in SIZES.items():
         for value in values:
             size = {"batch": 64, "image": 28, "channels": 1, "filters": 16}
             size = size | {"kernel": 5} | {what: value}
-            side = (size["image"] - size["kernel"] + 1) // 2
+            channels, filters, k = (
+                size["channels"],
+                size["filters"],
+                size["kernel"],
+            )
+            side = size["image"]
             plan: Plan = (
-                ("conv", size["channels"], size["filters"], size["kernel"]),
+                ("conv", channels, filters, k, 1, k // 2),
                 ("relu",),
                 ("pool", 2),
                 ("flatten",),
-                ("linear", size["filters"] * side * side, 10),
+                ("linear", filters * (side // 2) ** 2, 10),
             )
             rng = np.random.default_rng(0)
-            shape = size["batch"], size["channels"], *[size["image"]] * 2
+            shape = size["batch"], channels, side, side
             x = rng.standard_normal(shape).astype(np.float32)
             labels = rng.integers(0, 10, len(x))
             network = build(plan, rng)
             sgd = cnn.SGD(network.parameters(), 0.01)
-            with cnn.ParallelStep(network, workers=threads) as step:
+            block = max(16, 48 * 28**2 // side**2)  # for the cache
+            with cnn.ParallelStep(
+                network, workers=threads, block_size=block
+            ) as step:
 
                 def train(
                     step: Any = step,
@@ -262,9 +232,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ax.minorticks_off()
     axes[0, 0].legend(fontsize=8)
     for what, times in results["cost_against_size"].items():
-        sizes = np.array(SIZES[what])
+        name, sizes = units(what)
         axes[1, 1].plot(
-            sizes / sizes[0], np.array(times) / times[0], "o-", label=what
+            sizes / sizes[0], np.array(times) / times[0], "o-", label=name
         )
     axes[1, 1].set(title="cost against size", xscale="log", yscale="log")
     axes[1, 1].set(xlabel="size, against the least", ylabel="time, likewise")
@@ -302,14 +272,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--figure", type=Path, metavar="FILE")
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     threads = options.threads
     cnn.keep_freed_memory()
-    if options.memory:
-        label, name, batch = options.memory
-        print(measure_memory(label, name, int(batch), threads))
-        return
     results: dict[str, Any] = {"machine": machine(threads), "networks": {}}
     peak = results["machine"]["peak_gflops"]
     print(json.dumps(results["machine"], indent=1))
@@ -354,13 +319,13 @@ def main() -> None:
     results["cost_against_size"] = cost_against_size(threads)
     print("\ncost against size: 16 @ 5x5 on 64 images of 28 x 28, one varied")
     for what, times in results["cost_against_size"].items():
-        sizes = SIZES[what]
+        name, sizes = units(what)
         power = np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)[0]
-        figures = (
+        listed = ", ".join(
             f"{value}: {1e3 * s:.2f}"
-            for value, s in zip(sizes, times, strict=True)
+            for value, s in zip(SIZES[what], times, strict=True)
         )
-        print(f"{what:9} ms {', '.join(figures)}; grows as its {power:.1f}th")
+        print(f"{what:9} ms {listed}; as {name} to the {power:.2f}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.figure:

@@ -5,10 +5,8 @@ number of threads, and gives two functions: train() makes one step and
 returns the loss before it; infer() returns the logits.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,25 +59,6 @@ def set_weights(network: Any, weights: list[np.ndarray]) -> None:
 
 
 @contextmanager
-def cores_of_their_own(pids: Sequence[int]) -> Iterator[None]:
-    """Keep this thread and some processes on a core each, on Linux.
-
-    Among the idle threads of several frameworks Linux tends to leave them
-    together on one.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    for pid, core in zip((0, *pids), cycle(sorted(cores)), strict=False):
-        os.sched_setaffinity(pid, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-@contextmanager
 def ours(task: Task) -> Iterator[Contestant]:
     """cnn with as many workers as there are threads."""
     network = build(task.plan, np.random.default_rng(0))
@@ -89,13 +68,11 @@ def ours(task: Task) -> Iterator[Contestant]:
     with cnn.ParallelStep(
         network, workers=task.threads, block_size=task.block_size
     ) as step:
-        pids = [process.pid for process in step.others]
-
-        def train() -> float:
-            with cores_of_their_own(pids):
-                return step(network, sgd, x, labels)[0]
-
-        yield Contestant(train, lambda: cnn.predict(network, x), pids)
+        yield Contestant(
+            lambda: step(network, sgd, x, labels)[0],
+            lambda: cnn.predict(network, x),
+            [process.pid for process in step.others],
+        )
 
 
 @contextmanager

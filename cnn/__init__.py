@@ -6,7 +6,7 @@ from cnn.averaging import WeightAverage
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
 from cnn.experiment import run_experiment
-from cnn.fast import ParallelStep, keep_freed_memory
+from cnn.fast import keep_freed_memory
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
@@ -30,6 +30,7 @@ from cnn.metrics import (
 )
 from cnn.network import Sequential, load_parameters, save_parameters
 from cnn.optimizer import SGD, cosine_schedule
+from cnn.parallel import ParallelStep
 from cnn.relu import ReLU, relu, relu_backward
 from cnn.training import Epoch, evaluate, predict, train, train_step
 from cnn.workers import DistributedStep, open_workers

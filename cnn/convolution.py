@@ -1,6 +1,8 @@
 # Written by book/layers/convolution.md. To keep edits: tangle.py --back.
 """Convolution: one small kernel, slid over every place of an image."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -126,6 +128,20 @@ def windows_of(
     return windows
 
 
+def filter_rows(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Each filter as a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk).
+
+    ValueError if x (N, C, H, W) has another number of channels.
+    """
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_channels to {x.shape[1]}."
+        )
+    return weight.transpose(0, 2, 1, 3).reshape(len(weight), -1)
+
+
 def conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -144,18 +160,10 @@ def conv2d(
     """
     if windows is None:
         windows = windows_of(x, weight.shape[2:], stride, padding)
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_channels to {x.shape[1]}."
-        )
-    filters, n = len(weight), len(x)
-    # A filter is a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk)
-    matrix = weight.transpose(0, 2, 1, 3).reshape(filters, -1)
-    y = matrix @ windows  # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
+    # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
+    y = filter_rows(weight, x) @ windows
     y += bias[:, np.newaxis]
-    return batch_first(y.reshape(len(y), filters, -1, n))
+    return batch_first(y.reshape(*y.shape[:2], -1, len(x)))
 
 
 def conv2d_grad_weight(
@@ -213,10 +221,12 @@ def conv2d_grad_input(
     input_shape: tuple[int, ...],
     stride: Size = 1,
     padding: Size = 0,
+    matmul: Callable[..., object] = np.matmul,
 ) -> np.ndarray:
     """dL/dx: each output's gradient goes back to the pixels it read.
 
     (N, F, H', W') -> (N, C, H, W), which is input_shape.
+    matmul: what multiplies, as np.matmul does.
     """
     filters, channels, height, width = weight.shape
     top, _ = pair(padding, "padding", 0)
@@ -240,7 +250,7 @@ def conv2d_grad_input(
             kernels = kernels.reshape(-1, len(slab))
             # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
             readers = grad[first * filters : last * filters]
-            np.matmul(kernels.T, readers, out=slab)
+            matmul(kernels.T, readers, out=slab)
         else:
             slab[...] = 0
     return row2im(slabs, input_shape, (height, width), stride, padding)

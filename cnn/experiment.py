@@ -83,7 +83,13 @@ def spell_out(value: Any, page: str, known: dict[Any, int]) -> Any:
 
 
 # What names, draws or shares out the work changes no result.
-NOT_COUNTED = ("__init__.py", "plots.py", "fast.py", "workers.py")
+NOT_COUNTED = (
+    "__init__.py",
+    "plots.py",
+    "fast.py",
+    "parallel.py",
+    "workers.py",
+)
 
 
 def package_state() -> list[str]:

@@ -15,17 +15,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cnn
-from cnn.convolution import batch_first
+from cnn.convolution import batch_first, batch_last
 from cnn.fast import (
-    HalvingMaxPool2d,
-    ParallelStep,
+    ConvReLUPool,
     blocks_of,
     flat,
     keep_freed_memory,
+    matmul_in_pieces,
+    pool_by_halves,
     quicker,
     share_of_step,
     unflat,
+    unpool_by_halves,
 )
+from cnn.parallel import ParallelStep
 
 
 def build(seed: int = 0) -> cnn.Sequential:
@@ -56,36 +59,107 @@ def grads(network: cnn.Layer) -> np.ndarray:
     return flat(p.grad for p in network.parameters())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(
     st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(2, 7)] * 2),
+    st.booleans(),
     st.integers(0, 99),
 )
-def test_pooling_by_halves_gives_the_same_bits_ties_and_all(shape, seed):
+def test_pooling_by_halves_is_pytorchs_read_column_by_column(
+    shape, ties, seed
+):
     rng = np.random.default_rng(seed)
-    x = rng.integers(-2, 2, shape).astype(np.float32)
-    ours, theirs = HalvingMaxPool2d(), cnn.MaxPool2d(2)
-    y = ours.forward(x)
-    assert np.array_equal(y, theirs.forward(x))
-    grad = rng.standard_normal(y.shape).astype(np.float32)
-    grad_input = ours.backward(grad)
-    assert np.array_equal(grad_input, theirs.backward(grad))
+    n, channels, height, width = shape
+    x = rng.standard_normal(shape).astype(np.float32)
+    x = np.round(x) if ties else x
+    # PyTorch takes the first maximum row by row: give it columns as rows.
+    theirs = torch.from_numpy(x.swapaxes(2, 3).copy()).requires_grad_()
+    expected = nn.MaxPool2d(2)(theirs)
+    y, winners = pool_by_halves(batch_last(x))
+    turned = batch_first(y).swapaxes(2, 3)
+    assert np.array_equal(turned, expected.detach().numpy())
+    grad = rng.standard_normal(turned.shape).astype(np.float32)
+    expected.backward(torch.from_numpy(grad))
+    grad_input = unpool_by_halves(
+        batch_last(grad.swapaxes(2, 3)),
+        winners,
+        (height, channels, width, n),
+    )
+    turned = batch_first(grad_input).swapaxes(2, 3)
+    assert np.array_equal(turned, theirs.grad.numpy())
     assert grad_input.dtype == np.float32
 
 
-def test_quicker_network_gives_the_same_bits_and_leaves_the_original():
+@pytest.mark.parametrize("columns", [1, 16, 130])
+@pytest.mark.parametrize("size", [1, 300, 20_000, 2_000_000])
+def test_a_product_in_pieces_is_the_product(columns, size):
+    rng = np.random.default_rng(columns)
+    matrix = rng.standard_normal((min(size, 2), size))
+    stack = rng.standard_normal((2, size, columns))
+    out = np.empty((2, len(matrix), columns))
+    matmul_in_pieces(matrix, stack, out)
+    assert np.allclose(out, matrix @ stack)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(0, 99),
+)
+def test_the_fused_layer_is_convolution_relu_and_pooling(
+    sizes, stride, padding, seed
+):
+    (n, channels, kernel), rng = sizes, np.random.default_rng(seed)
+    conv = cnn.Conv2d(channels, 4, kernel, stride, padding, rng=rng)
+    conv.bias.value = rng.standard_normal(4)
+    three = cnn.Sequential(conv, cnn.ReLU(), cnn.MaxPool2d(2)).to(np.float64)
+    fused = ConvReLUPool(conv)
+    x = rng.standard_normal((n, channels, 9, 8))
+    y = three.forward(x)
+    grad = rng.standard_normal(y.shape)
+    grad_input = three.backward(grad)
+    expected = grads(three)
+    assert np.allclose(fused.forward(x), y)
+    for p in fused.parameters():
+        p.grad = np.full_like(p.grad, np.nan)
+    assert np.allclose(fused.backward(grad), grad_input)
+    assert np.allclose(grads(fused), expected)
+    for p in fused.parameters():
+        p.grad = np.full_like(p.grad, np.nan)
+    fused.backward_parameters(grad)
+    assert np.allclose(grads(fused), expected)
+
+
+def test_the_fused_layer_names_channels_that_do_not_fit():
+    fused = ConvReLUPool(cnn.Conv2d(3, 4, 3, rng=np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="in_channels to 2"):
+        fused.forward(np.zeros((1, 2, 6, 6)))
+
+
+def test_quicker_network_computes_the_same_and_leaves_the_original():
     network, (x, labels) = build(), batch(7)
     before = [type(layer) for layer in network.layers]
     other = quicker(network)
     assert [type(layer) for layer in network.layers] == before
-    assert isinstance(other.layers[1], HalvingMaxPool2d)
-    assert isinstance(other.layers[4], cnn.MaxPool2d)  # overlapping windows
-    assert isinstance(other.layers[5], cnn.ReLU)
+    # The second pooling overlaps its windows.
+    after = [type(layer) for layer in other.layers]
+    assert after == [ConvReLUPool, *before[3:]]
     a, b = (share_of_step(n, x, labels) for n in (network, other))
-    assert a[:2] == b[:2]
-    assert np.array_equal(a[2], b[2])
+    assert a[:2] == pytest.approx(b[:2])
+    assert np.allclose(a[2], b[2])
     names = [p.name for p in other.parameters()]
     assert names == [p.name for p in network.parameters()]
+
+
+def test_quicker_keeps_layers_that_only_derive_from_ours():
+    class Other(cnn.ReLU):
+        pass
+
+    conv = cnn.Conv2d(1, 2, 3, rng=np.random.default_rng(0))
+    layers = quicker(cnn.Sequential(conv, Other(), cnn.MaxPool2d(2))).layers
+    assert [type(layer) for layer in layers[1:]] == [Other, cnn.MaxPool2d]
 
 
 @given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40))
@@ -373,11 +447,3 @@ def test_share_of_no_images_is_nothing():
     assert (loss, hits) == (0, 0)
     assert not grad.any()
     assert grad.shape == values(network).shape
-
-
-def test_halving_takes_any_order_of_memory():
-    x = batch_first(np.random.default_rng(0).standard_normal((5, 2, 4, 3)))
-    assert np.array_equal(
-        HalvingMaxPool2d().forward(x),
-        cnn.MaxPool2d(2).forward(np.ascontiguousarray(x)),
-    )

@@ -20,7 +20,14 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 
-LIBRARIES = ("numpy", "matplotlib", "scikit-learn", "torch", "torchvision")
+LIBRARIES = (
+    "numpy",
+    "matplotlib",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "distributed",
+)
 KEPT = 3  # so that changing between two data sets executes nothing
 
 

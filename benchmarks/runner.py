@@ -1,0 +1,103 @@
+"""A contestant in a process of its own: timed in turns, or weighed."""
+
+import atexit
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+import cnn
+from benchmarks.contestants import CONTESTANTS, Contestant, Task
+
+
+def seconds(f: Callable[[], Any], at_least: float) -> float:
+    """The median of several calls.
+
+    Those of the first fifth of a second are not counted: idle threads of
+    others fall asleep, and the system finds a core for each of ours.
+    """
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end:
+        f()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 3:
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def new_process() -> ProcessPoolExecutor:
+    """One process, started afresh."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=spawn)
+
+
+def prepare(the_task: Task) -> None:
+    """What holds for all contestants: kept memory, the same threads."""
+    cnn.keep_freed_memory()
+    threadpool_limits(the_task.threads, user_api="blas")
+
+
+class Runner:
+    """A contestant in a process of its own, which sleeps between its turns."""
+
+    running: Contestant  # in that process
+
+    def __init__(self, label: str, the_task: Task) -> None:
+        self.pool = new_process()
+        self.loss = self.call(Runner.start, label, the_task)
+
+    def call(self, f: Callable[..., float], *arguments: Any) -> float:
+        """f(*arguments), there."""
+        return self.pool.submit(f, *arguments).result()
+
+    @staticmethod
+    def start(label: str, the_task: Task) -> float:
+        """Be this contestant from now on; the loss of its first step."""
+        prepare(the_task)
+        maker = CONTESTANTS[label](the_task)
+        Runner.running = maker.__enter__()
+        atexit.register(maker.__exit__, None, None, None)
+        return Runner.running.train()
+
+    @staticmethod
+    def time(kind: str) -> float:
+        """Seconds of a step, or of inference."""
+        return seconds(getattr(Runner.running, kind), 0.05)
+
+
+def status(pid: int | str, key: str) -> float:
+    """A figure in megabytes from Linux's list about a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise KeyError(key)
+
+
+def measure_memory(label: str, small: Task, large: Task) -> float:
+    """Megabytes that training steps add, at their peak, to what was there.
+
+    What was there: the libraries, the network, the batch, and whatever a
+    step on four images leaves behind. All processes are added up.
+    """
+    prepare(large)
+    added = 0.0
+    with CONTESTANTS[label](small) as run:
+        run.train()
+    with CONTESTANTS[label](large) as run:
+        time.sleep(1)  # for the other processes to have started
+        pids = ["self", *run.others]
+        before = [status(pid, "VmRSS") for pid in pids]
+        for pid in pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        for _ in range(5):
+            run.train()
+        for pid, resident in zip(pids, before, strict=True):
+            added += status(pid, "VmHWM") - resident
+    return added
