@@ -29,8 +29,8 @@ from cnn.relu import ReLU, relu, relu_backward
 def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """np.matmul(a, b, out), a few columns of b at a time.
 
-    (M, K) @ (..., K, L) -> (..., M, L). OpenBLAS has quicker kernels for
-    products of at most a million multiplications.
+    (M, K) @ (..., K, L) -> (..., M, L). On some processors OpenBLAS has
+    quicker kernels for products of at most a million multiplications.
     """
     columns = max(10**6 // a.size // 16, 1) * 16
     for start in range(0, b.shape[-1], columns):
@@ -62,7 +62,7 @@ def unpool_by_halves(
 ) -> np.ndarray:
     """Each gradient to where its maximum came from: -> shape (H, C, W, N)."""
     upper_wins, left_wins = winners
-    tall = np.empty(upper_wins.shape, grad.dtype)  # (H/2, C, W, N)
+    tall = np.empty(upper_wins.shape, grad.dtype)  # (H/2, C, W, N), W even
     left, right = tall[:, :, ::2], tall[:, :, 1::2]
     np.multiply(grad, left_wins, out=left)
     np.subtract(grad, left, out=right)  # what left did not take
@@ -154,7 +154,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that its arrays free, for the next.
 
     The C library of Linux (glibc) otherwise hands it back to the system,
-    which clears every page before it gives it out again: step by step.
+    which clears every page before it gives it out again, in every step.
     Returns whether there was such a library to tell.
     """
     try:

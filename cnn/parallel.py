@@ -113,7 +113,7 @@ class ParallelStep:
 
     step(network, optimizer, images, labels) does what train_step does, to
     within rounding: the gradient of a sum is the sum of gradients. The same
-    number of workers gives the same bits. The caller is one of them; the
+    workers and block_size give the same bits. The caller is one of them; the
     others are processes, and run until close() or the end of a with.
     block_size: images at a time, so few that what a layer reads and writes
     stays in the processor's cache.
