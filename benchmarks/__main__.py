@@ -1,13 +1,14 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
-    python -m benchmarks                           three minutes
+    python -m benchmarks                           four minutes
     python -m benchmarks --full                    all batch sizes, ten
     python -m benchmarks --json FILE --figure FILE
 
 All take turns in one run, each in a process of its own, with the same weights
 and images, in float32, with the same number of threads; their first losses
 must agree. What carries over to another machine is the ratio to PyTorch's
-time.
+time. PyTorch runs as it comes and once more, "kept", with the advice to the C
+library that cnn.keep_freed_memory gives.
 """
 
 import argparse

@@ -61,6 +61,7 @@ def set_weights(network: Any, weights: list[np.ndarray]) -> None:
 @contextmanager
 def ours(task: Task) -> Iterator[Contestant]:
     """cnn with as many workers as there are threads."""
+    cnn.keep_freed_memory()
     network = build(task.plan, np.random.default_rng(0))
     set_weights(network, task.weights)
     sgd = cnn.SGD(network.parameters(), LR)
@@ -78,6 +79,7 @@ def ours(task: Task) -> Iterator[Contestant]:
 @contextmanager
 def ours_simply(task: Task) -> Iterator[Contestant]:
     """cnn.train_step, which leaves the threads to BLAS."""
+    cnn.keep_freed_memory()
     network = build(task.plan, np.random.default_rng(0))
     set_weights(network, task.weights)
     sgd = cnn.SGD(network.parameters(), LR)
@@ -101,7 +103,7 @@ def plain_numpy(task: Task) -> Iterator[Contestant]:
 
 @contextmanager
 def pytorch(task: Task, compiled: bool = False) -> Iterator[Contestant]:
-    """PyTorch, eager as it is by default, or compiled."""
+    """PyTorch as it comes: eager; or compiled."""
     import torch
     from torch import nn
 
@@ -132,6 +134,12 @@ def pytorch(task: Task, compiled: bool = False) -> Iterator[Contestant]:
             return forward(x)
 
     yield Contestant(train, infer)
+
+
+def pytorch_kept(task: Task) -> Any:
+    """PyTorch, eager, told to keep its freed memory as cnn's programs do."""
+    cnn.keep_freed_memory()
+    return pytorch(task)
 
 
 def pytorch_compiled(task: Task) -> Any:
@@ -191,6 +199,7 @@ CONTESTANTS: dict[str, Callable[[Task], Any]] = {
     "cnn": ours,
     "cnn.train_step": ours_simply,
     "PyTorch": pytorch,
+    "PyTorch kept": pytorch_kept,
     "PyTorch compiled": pytorch_compiled,
     "JAX jit": jax_jit,
     "plain NumPy": plain_numpy,

@@ -11,7 +11,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-import cnn
 from benchmarks.contestants import CONTESTANTS, Contestant, Task
 
 
@@ -38,12 +37,6 @@ def new_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=spawn)
 
 
-def prepare(the_task: Task) -> None:
-    """What holds for all contestants: kept memory, the same threads."""
-    cnn.keep_freed_memory()
-    threadpool_limits(the_task.threads, user_api="blas")
-
-
 class Runner:
     """A contestant in a process of its own, which sleeps between its turns."""
 
@@ -60,7 +53,7 @@ class Runner:
     @staticmethod
     def start(label: str, the_task: Task) -> float:
         """Be this contestant from now on; the loss of its first step."""
-        prepare(the_task)
+        threadpool_limits(the_task.threads, user_api="blas")
         maker = CONTESTANTS[label](the_task)
         Runner.running = maker.__enter__()
         atexit.register(maker.__exit__, None, None, None)
@@ -86,7 +79,7 @@ def measure_memory(label: str, small: Task, large: Task) -> float:
     What was there: the libraries, the network, the batch, and whatever a
     step on four images leaves behind. All processes are added up.
     """
-    prepare(large)
+    threadpool_limits(large.threads, user_api="blas")
     added = 0.0
     with CONTESTANTS[label](small) as run:
         run.train()
