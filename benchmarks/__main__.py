@@ -231,7 +231,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ax.set(xlabel="batch size", ylabel="µs per image, a training step")
         ax.set_xticks(batches, [f"{batch:.0f}" for batch in batches])
         ax.minorticks_off()
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+    )
     for what, times in results["cost_against_size"].items():
         name, sizes = units(what)
         axes[1, 1].plot(
