@@ -90,7 +90,8 @@ class ConvReLUPool(Layer):
         steps = self.conv.stride, self.conv.padding
         windows = windows_of(x, weight.shape[2:], *steps)  # (H', kCk, W'N)
         rows, _, length = windows.shape
-        maps = np.empty((rows, len(weight), length), weight.dtype)
+        dtype = np.result_type(weight, x)
+        maps = np.empty((rows, len(weight), length), dtype)
         matmul_in_pieces(filter_rows(weight, x), windows, maps)
         maps = maps.reshape(rows, len(weight), -1, len(x))  # (H', F, W', N)
         largest, winners = pool_by_halves(maps)

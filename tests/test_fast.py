@@ -96,7 +96,7 @@ def test_a_product_in_pieces_is_the_product(columns, size):
     rng = np.random.default_rng(columns)
     matrix = rng.standard_normal((min(size, 2), size))
     stack = rng.standard_normal((2, size, columns))
-    out = np.empty((2, len(matrix), columns))
+    out = np.full((2, len(matrix), columns), np.nan)
     matmul_in_pieces(matrix, stack, out)
     assert np.allclose(out, matrix @ stack)
 
@@ -151,6 +151,23 @@ def test_quicker_network_computes_the_same_and_leaves_the_original():
     assert np.allclose(a[2], b[2])
     names = [p.name for p in other.parameters()]
     assert names == [p.name for p in network.parameters()]
+
+
+def test_the_fused_layer_computes_in_the_type_that_the_three_do():
+    conv = cnn.Conv2d(1, 2, 3, rng=np.random.default_rng(0))  # float32
+    three = cnn.Sequential(conv, cnn.ReLU(), cnn.MaxPool2d(2))
+    x, _ = batch(3)  # float64
+    y = ConvReLUPool(conv).forward(x)
+    assert y.dtype == three.forward(x).dtype == np.float64
+    assert np.allclose(y, three.forward(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 1), (2, 2, 1), ((2, 1),)])
+def test_quicker_keeps_other_poolings(sizes):
+    conv = cnn.Conv2d(1, 2, 3, rng=np.random.default_rng(0))
+    three = cnn.Sequential(conv, cnn.ReLU(), cnn.MaxPool2d(*sizes))
+    kinds = [type(layer) for layer in quicker(three).layers]
+    assert kinds == [cnn.Conv2d, cnn.ReLU, cnn.MaxPool2d]
 
 
 def test_quicker_keeps_layers_that_only_derive_from_ours():
