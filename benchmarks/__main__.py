@@ -1,7 +1,7 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
-    python -m benchmarks                           four minutes
-    python -m benchmarks --full                    all batch sizes, ten
+    python -m benchmarks                           seven minutes
+    python -m benchmarks --full                    all batch sizes, a quarter of an hour
     python -m benchmarks --json FILE --figure FILE
 
 All take turns in one run, each in a process of its own, with the same weights
@@ -97,18 +97,22 @@ def peak_flops(threads: int) -> float:
         return 2 * 1024**3 / min(seconds(lambda: a @ a, 0.2) for _ in "123")
 
 
-def compare(
-    name: str, batch: int, threads: int, rounds: int
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Seconds of a step and of inference for each contestant, in turns.
+# By kind, then one entry a turn: seconds by contestant.
+Turns = dict[str, list[dict[str, float]]]
 
-    Also why those that could not take part did not.
+
+def take_turns(
+    the_task: Task, rounds: int, turns: Turns, absent: dict[str, str]
+) -> None:
+    """Start every contestant and add their turns to what there is.
+
+    absent: why those that could not take part did not.
     """
-    the_task = task(name, batch, threads)
     runs: dict[str, Runner] = {}
-    absent: dict[str, str] = {}
     with ExitStack() as stack:
         for label in CONTESTANTS:
+            if label in absent:
+                continue
             try:
                 runs[label] = runner = Runner(label, the_task)
             except Exception as error:
@@ -117,25 +121,41 @@ def compare(
                 absent[label] = (str(error) or repr(error)).splitlines()[0]
                 continue
             stack.callback(runner.pool.shutdown)
-            first = runs["cnn"].loss
+        first = runs["cnn"].loss
+        for label, runner in runs.items():
             assert abs(runner.loss - first) < 1e-3, f"{label}: {runner.loss}"
-        found: dict[str, Any] = {}
         for kind in ("train", "infer"):
-            turns = [
+            turns.setdefault(kind, []).extend(
                 {
                     label: runner.call(Runner.time, kind)
                     for label, runner in runs.items()
                 }
                 for _ in range(rounds)
-            ]
-            for label in runs:
-                ratios = [turn[label] / turn["PyTorch"] for turn in turns]
-                found.setdefault(label, {})[kind] = {
-                    "seconds": statistics.median(t[label] for t in turns),
-                    "ratio": statistics.median(ratios),
-                    "ratio_low": min(ratios),
-                    "ratio_high": max(ratios),
-                }
+            )
+
+
+def compare(
+    name: str, batch: int, threads: int, starts: int, rounds: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Seconds of a step and of inference for each contestant, in turns.
+
+    Also why those that could not take part did not. Where the system puts
+    a process's threads can stay with it, so all start several times.
+    """
+    turns: Turns = {}
+    absent: dict[str, str] = {}
+    for _ in range(starts):
+        take_turns(task(name, batch, threads), rounds, turns, absent)
+    found: dict[str, Any] = {}
+    for label in [label for label in CONTESTANTS if label not in absent]:
+        for kind, by_turn in turns.items():
+            ratios = [turn[label] / turn["PyTorch"] for turn in by_turn]
+            found.setdefault(label, {})[kind] = {
+                "seconds": statistics.median(turn[label] for turn in by_turn),
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+            }
     return found, absent
 
 
@@ -293,9 +313,7 @@ def main() -> None:
             f"\n{name:22}  train ms   ratio            peak    infer ms ratio"
         )
         for batch in batches:
-            found, gone = compare(
-                name, batch, threads, 7 if options.full else 5
-            )
+            found, gone = compare(name, batch, threads, starts=3, rounds=3)
             absent |= gone
             results["networks"].setdefault(name, {})[batch] = found
             for label, times in found.items():

@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from cnn.convolution import (
     Conv2d,
+    Pair,
     batch_first,
     batch_last,
     conv2d_grad_input,
-    conv2d_grad_weight,
     filter_rows,
     output_size,
-    windows_of,
+    pad,
 )
-from cnn.layer import Layer, Parameter
+from cnn.layer import Layer, Parameter, check_batch
 from cnn.loss import CrossEntropyLoss
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
@@ -38,74 +39,105 @@ def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         np.matmul(a, b[..., piece], out=out[..., piece])
 
 
-# Which of upper and lower, then of left and right, each maximum came from.
+def windows_in_halves(
+    x: np.ndarray, kernel_size: Pair, stride: Pair, padding: Pair
+) -> np.ndarray:
+    """Every window of x as a column, in two matrices for each row.
+
+    [0] has those at places 0, 2, ... of a row, [1] those at 1, 3, ...; an
+    odd row or column at the end is left out.
+    (N, C, H, W) -> (2, H', kCk, W'N / 2)
+    """
+    check_batch(x, "(N, C, H, W)", "conv2d")
+    (height, width), (down, right) = kernel_size, stride
+    size = output_size(x.shape[2:], kernel_size, stride, padding)
+    rows, cols = output_size(size, 2, 2)
+    block = pad(batch_last(x), padding)
+    length, channels, _, n = block.shape
+    apart = 2 * right
+    combs = [np.ascontiguousarray(block[:, :, i::apart]) for i in range(apart)]
+    slabs = np.empty((2, length, channels, width, cols, n), x.dtype)
+    for odd in 0, 1:
+        for v in range(width):
+            start, i = divmod(odd * right + v, apart)
+            slabs[odd, :, :, v] = combs[i][:, :, start : start + cols]
+    half, step, _, within, *_ = slabs.strides
+    return as_strided(  # slabs overlap, as in windows_of
+        slabs,
+        (2, 2 * rows, height * channels * width, cols * n),
+        (half, down * step, within, slabs.itemsize),
+        writeable=False,
+    )
+
+
+# Which of left and right, then of upper and lower, each maximum came from.
 Winners = tuple[np.ndarray, np.ndarray]
 
 
-def pool_by_halves(block: np.ndarray) -> tuple[np.ndarray, Winners]:
-    """The maximum of each 2 x 2 window: (H, C, W, N) -> (H/2, C, W/2, N).
+def pool_halves(maps: np.ndarray) -> tuple[np.ndarray, Winners]:
+    """The maximum of each 2 x 2 window: (2, H, F, L) -> (H/2, F, L).
 
-    An odd row or column at the end is left out. Of equal maxima the left
-    one wins, and of those the upper one.
+    maps[0]: the even places of each row, maps[1]: the odd ones. Of equal
+    maxima the first in reading order wins, as in MaxPool2d.
     """
-    rows, cols = output_size((len(block), block.shape[2]), 2, 2)
-    block = block[: 2 * rows, :, : 2 * cols]
-    upper, lower = block[::2], block[1::2]
-    upper_wins = upper >= lower  # (H/2, C, W, N)
-    tall = np.maximum(upper, lower)
-    left, right = tall[:, :, ::2], tall[:, :, 1::2]
-    return np.maximum(left, right), (upper_wins, left >= right)
+    left, right = maps
+    wide = np.maximum(left, right)  # (H, F, L)
+    upper, lower = wide[::2], wide[1::2]
+    return np.maximum(upper, lower), (left >= right, upper >= lower)
 
 
-def unpool_by_halves(
-    grad: np.ndarray, winners: Winners, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Each gradient to where its maximum came from: -> shape (H, C, W, N)."""
-    upper_wins, left_wins = winners
-    tall = np.empty(upper_wins.shape, grad.dtype)  # (H/2, C, W, N), W even
-    left, right = tall[:, :, ::2], tall[:, :, 1::2]
-    np.multiply(grad, left_wins, out=left)
-    np.subtract(grad, left, out=right)  # what left did not take
-    rows, cols = 2 * len(tall), tall.shape[2]
-    block = np.empty(shape, grad.dtype)
-    block[rows:], block[:, :, cols:] = 0, 0  # a row, a column left over
-    upper, lower = block[:rows:2, :, :cols], block[1:rows:2, :, :cols]
-    np.multiply(tall, upper_wins, out=upper)
-    np.subtract(tall, upper, out=lower)
-    return block
+def unpool_halves(grad: np.ndarray, winners: Winners) -> np.ndarray:
+    """Each gradient to where its maximum came from: -> (2, H, F, L)."""
+    left_wins, upper_wins = winners
+    wide = np.empty(left_wins.shape, grad.dtype)
+    upper, lower = wide[::2], wide[1::2]
+    np.multiply(grad, upper_wins, out=upper)
+    np.subtract(grad, upper, out=lower)  # what upper did not take
+    maps = np.empty((2, *wide.shape), grad.dtype)
+    left, right = maps
+    np.multiply(wide, left_wins, out=left)
+    np.subtract(wide, left, out=right)
+    return maps
 
 
 class ConvReLUPool(Layer):
     """Conv2d, ReLU and MaxPool2d(2) in one: y = ReLU(maximum(w * x) + b).
 
-    What the three give, to within rounding; where maxima are equal, the
-    gradient may go to another of them. conv: whose parameters it has.
+    What the three give, to within rounding. conv: whose parameters it has.
     """
 
     def __init__(self, conv: Conv2d) -> None:
         self.conv = conv
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        weight, bias = self.conv.weight.value, self.conv.bias.value
-        steps = self.conv.stride, self.conv.padding
-        windows = windows_of(x, weight.shape[2:], *steps)  # (H', kCk, W'N)
-        rows, _, length = windows.shape
+        conv, weight = self.conv, self.conv.weight.value
+        windows = windows_in_halves(
+            x, weight.shape[2:], conv.stride, conv.padding
+        )
+        _, rows, _, length = windows.shape  # (2, H', kCk, W'N/2)
         dtype = np.result_type(weight, x)
-        maps = np.empty((rows, len(weight), length), dtype)
+        maps = np.empty((2, rows, len(weight), length), dtype)
         matmul_in_pieces(filter_rows(weight, x), windows, maps)
-        maps = maps.reshape(rows, len(weight), -1, len(x))  # (H', F, W', N)
-        largest, winners = pool_by_halves(maps)
-        y = relu(largest + bias[:, np.newaxis, np.newaxis])
-        self.save_for_backward(x, windows, maps.shape, winners, y)
-        return batch_first(y)
+        largest, winners = pool_halves(maps)
+        y = relu(largest + conv.bias.value[:, np.newaxis])
+        self.save_for_backward(x, windows, winners, y)
+        return batch_first(y.reshape(*y.shape[:2], -1, len(x)))
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        grad = self.backward_to_maps(grad_output)
+        maps = self.backward_to_maps(grad_output)
         x, *_ = self.saved()
-        steps = self.conv.stride, self.conv.padding
-        weight = self.conv.weight.value
+        conv, (_, rows, filters, _) = self.conv, maps.shape
+        # (2, H', F, W'/2, N) -> (H', F, W', N): the places in order again
+        maps = maps.reshape(2, rows, filters, -1, len(x))
+        grad = maps.transpose(1, 2, 3, 0, 4)
+        grad = grad.reshape(rows, filters, -1, len(x))
         return conv2d_grad_input(
-            grad, weight, x.shape, *steps, matmul_in_pieces
+            batch_first(grad),
+            conv.weight.value,
+            x.shape,
+            conv.stride,
+            conv.padding,
+            matmul_in_pieces,
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
@@ -113,15 +145,15 @@ class ConvReLUPool(Layer):
 
     def backward_to_maps(self, grad_output: np.ndarray) -> np.ndarray:
         """The parameters' gradients, and that to what the filters gave."""
-        x, windows, shape, winners, y = self.saved()
-        conv, kernel = self.conv, self.conv.weight.value.shape[2:]
-        grad = relu_backward(batch_last(grad_output), y)  # (H'/2, F, W'/2, N)
-        conv.bias.grad = np.einsum("ifjn->f", grad)
-        grad = batch_first(unpool_by_halves(grad, winners, shape))
-        conv.weight.grad = conv2d_grad_weight(
-            grad, x, kernel, conv.stride, conv.padding, windows
-        )
-        return grad
+        _, windows, winners, y = self.saved()
+        grad = relu_backward(batch_last(grad_output).reshape(y.shape), y)
+        self.conv.bias.grad = np.einsum("ifl->f", grad)
+        maps = unpool_halves(grad, winners)  # (2, H', F, W'N/2)
+        columns = (windows @ maps.swapaxes(2, 3)).sum(axis=(0, 1))
+        filters, channels, height, width = self.conv.weight.value.shape
+        columns = columns.reshape(height, channels, width, filters)
+        self.conv.weight.grad = columns.transpose(3, 1, 0, 2)
+        return maps
 
     def parameters(self) -> list[Parameter]:
         return self.conv.parameters()

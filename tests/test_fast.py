@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cnn
-from cnn.convolution import batch_first, batch_last
+from cnn.convolution import batch_first, batch_last, windows_of
 from cnn.fast import (
     ConvReLUPool,
     blocks_of,
     flat,
     keep_freed_memory,
     matmul_in_pieces,
-    pool_by_halves,
+    pool_halves,
     quicker,
     share_of_step,
     unflat,
-    unpool_by_halves,
+    unpool_halves,
+    windows_in_halves,
 )
 from cnn.parallel import ParallelStep
 
@@ -46,6 +47,21 @@ def build(seed: int = 0) -> cnn.Sequential:
     ).to(np.float64)
 
 
+class Mean(cnn.Layer):
+    """The mean of each map: (N, C, H, W) -> (N, C), and a word about it."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.save_for_backward(x.shape)
+        print("a mean")
+        return x.mean(axis=(2, 3))
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        ((n, c, height, width),) = self.saved()
+        grad = np.empty((n, c, height, width))
+        grad[:] = grad_output[:, :, np.newaxis, np.newaxis]
+        return grad / (height * width)
+
+
 def batch(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, 1, 12, 12)), rng.integers(0, 5, n)
@@ -59,35 +75,50 @@ def grads(network: cnn.Layer) -> np.ndarray:
     return flat(p.grad for p in network.parameters())
 
 
+def in_halves(block: np.ndarray) -> np.ndarray:
+    """(H, C, W, N) -> (2, H, C, WN/2): even places of a row, and odd."""
+    halves = np.stack([block[:, :, ::2], block[:, :, 1::2]])
+    return halves.reshape(*halves.shape[:3], -1)
+
+
 @settings(deadline=None, max_examples=60)
-@given(
-    st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(2, 7)] * 2),
-    st.booleans(),
-    st.integers(0, 99),
-)
-def test_pooling_by_halves_is_pytorchs_read_column_by_column(
-    shape, ties, seed
+@given(st.tuples(*[st.integers(1, 3)] * 4), st.booleans(), st.integers(0, 99))
+def test_pooling_halves_is_pytorchs_with_its_choice_among_equals(
+    sizes, ties, seed
 ):
     rng = np.random.default_rng(seed)
-    n, channels, height, width = shape
-    x = rng.standard_normal(shape).astype(np.float32)
-    x = np.round(x) if ties else x
-    # PyTorch takes the first maximum row by row: give it columns as rows.
-    theirs = torch.from_numpy(x.swapaxes(2, 3).copy()).requires_grad_()
+    n, channels, rows, cols = sizes
+    x = rng.standard_normal((n, channels, 2 * rows, 2 * cols))
+    x = (np.round(x) if ties else x).astype(np.float32)
+    theirs = torch.from_numpy(x).requires_grad_()
     expected = nn.MaxPool2d(2)(theirs)
-    y, winners = pool_by_halves(batch_last(x))
-    turned = batch_first(y).swapaxes(2, 3)
-    assert np.array_equal(turned, expected.detach().numpy())
-    grad = rng.standard_normal(turned.shape).astype(np.float32)
+    y, winners = pool_halves(in_halves(batch_last(x)))
+    shaped = batch_first(y.reshape(rows, channels, cols, n))
+    assert np.array_equal(shaped, expected.detach().numpy())
+    grad = rng.standard_normal(shaped.shape).astype(np.float32)
     expected.backward(torch.from_numpy(grad))
-    grad_input = unpool_by_halves(
-        batch_last(grad.swapaxes(2, 3)),
-        winners,
-        (height, channels, width, n),
-    )
-    turned = batch_first(grad_input).swapaxes(2, 3)
-    assert np.array_equal(turned, theirs.grad.numpy())
-    assert grad_input.dtype == np.float32
+    maps = unpool_halves(batch_last(grad).reshape(y.shape), winners)
+    assert np.array_equal(maps, in_halves(batch_last(theirs.grad.numpy())))
+    assert maps.dtype == np.float32
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(*[st.integers(1, 3)] * 4),
+    st.tuples(*[st.integers(1, 3)] * 2),
+    st.tuples(*[st.integers(0, 2)] * 2),
+)
+def test_windows_in_halves_are_all_windows_in_another_order(
+    sizes, stride, padding
+):
+    n, channels, *kernel = sizes
+    x = np.random.default_rng(0).standard_normal((n, channels, 10, 11))
+    y = windows_of(x, tuple(kernel), stride, padding)  # (H', kCk, W'N)
+    y = y.reshape(*y.shape[:2], -1, n)
+    rows, cols = len(y) // 2 * 2, y.shape[2] // 2 * 2
+    ours = windows_in_halves(x, tuple(kernel), stride, padding)
+    assert np.array_equal(ours, in_halves(y[:rows, :, :cols]))
+    assert not ours.flags.writeable
 
 
 @pytest.mark.parametrize("columns", [1, 16, 130])
@@ -149,8 +180,11 @@ def test_quicker_network_computes_the_same_and_leaves_the_original():
     a, b = (share_of_step(n, x, labels) for n in (network, other))
     assert a[:2] == pytest.approx(b[:2])
     assert np.allclose(a[2], b[2])
-    names = [p.name for p in other.parameters()]
-    assert names == [p.name for p in network.parameters()]
+    for mine, its in zip(
+        network.parameters(), other.parameters(), strict=True
+    ):
+        assert mine.name == its.name
+        assert not np.shares_memory(mine.value, its.value)
 
 
 def test_the_fused_layer_computes_in_the_type_that_the_three_do():
@@ -162,7 +196,7 @@ def test_the_fused_layer_computes_in_the_type_that_the_three_do():
     assert np.allclose(y, three.forward(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [(3,), (2, 1), (2, 2, 1), ((2, 1),)])
+@pytest.mark.parametrize("sizes", [(3,), (3, 2), (2, 1), (2, 2, 1), ((2, 1),)])
 def test_quicker_keeps_other_poolings(sizes):
     conv = cnn.Conv2d(1, 2, 3, rng=np.random.default_rng(0))
     three = cnn.Sequential(conv, cnn.ReLU(), cnn.MaxPool2d(*sizes))
@@ -258,13 +292,23 @@ def test_the_same_number_of_workers_gives_the_same_bits():
     assert np.array_equal(*results)
 
 
-def test_batches_may_change_in_size_and_dtype():
-    network = build()
+def test_batches_may_change_in_size_dtype_and_image_size():
+    rng = np.random.default_rng(0)
+    conv = cnn.Conv2d(1, 5, 3, rng=rng)
+    layers = conv, cnn.ReLU(), cnn.MaxPool2d(2), Mean()
+    network = cnn.Sequential(*layers).to(np.float64)
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2, block_size=4) as step:
-        for n, labels_dtype in ((3, int), (30, int), (1, int), (8, np.uint8)):
+        for n, side, labels_dtype in (
+            (3, 12, int),
+            (30, 12, int),
+            (1, 12, int),
+            (8, 12, np.uint8),
+            (8, 9, np.uint8),
+            (8, 12, np.uint8),
+        ):
             x, labels = batch(n)
-            labels = labels.astype(labels_dtype)
+            x, labels = x[..., :side], labels.astype(labels_dtype)
             loss, _ = step(network, sgd, x, labels)
             logits = network.forward(x)
             assert loss == pytest.approx(cnn.cross_entropy(logits, labels))
