@@ -1,7 +1,7 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
-    python -m benchmarks                           seven minutes
-    python -m benchmarks --full                    all batch sizes, a quarter hour
+    python -m benchmarks                           eight minutes
+    python -m benchmarks --full                    all batch sizes, sixteen
     python -m benchmarks --json FILE --figure FILE
 
 All take turns in one run, each in a process of its own, with the same weights
