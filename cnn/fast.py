@@ -32,8 +32,9 @@ def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 
     (M, K) @ (..., K, L) -> (..., M, L). On some processors OpenBLAS has
     quicker kernels for products of at most a million multiplications.
+    Where 16 columns take more than that, there is one piece.
     """
-    columns = max(10**6 // a.size // 16, 1) * 16
+    columns = 10**6 // a.size // 16 * 16 or b.shape[-1]
     for start in range(0, b.shape[-1], columns):
         piece = slice(start, start + columns)
         np.matmul(a, b[..., piece], out=out[..., piece])
@@ -44,33 +45,34 @@ def windows_in_halves(
 ) -> np.ndarray:
     """Every window of x as a column, in two matrices for each row.
 
-    [0] has those at places 0, 2, ... of a row, [1] those at 1, 3, ...; an
-    odd row or column at the end is left out.
-    (N, C, H, W) -> (2, H', kCk, W'N / 2)
+    [0] has those at places 0, 2, ... of a row, [1] those at 1, 3, ...:
+    (N, C, H, W) -> (2, H', kCk, W'N / 2), with H' and W' rounded down to
+    even numbers, as MaxPool2d(2) reads no more.
     """
     check_batch(x, "(N, C, H, W)", "conv2d")
     (height, width), (down, right) = kernel_size, stride
     size = output_size(x.shape[2:], kernel_size, stride, padding)
-    rows, cols = output_size(size, 2, 2)
-    block = pad(batch_last(x), padding)
+    rows, cols = output_size(size, 2, 2)  # H'/2, W'/2
+    block = pad(batch_last(x), padding)  # (H + 2p, C, W + 2p, N)
     length, channels, _, n = block.shape
     apart = 2 * right
     combs = [np.ascontiguousarray(block[:, :, i::apart]) for i in range(apart)]
     slabs = np.empty((2, length, channels, width, cols, n), x.dtype)
     for odd in 0, 1:
         for v in range(width):
-            start, i = divmod(odd * right + v, apart)
-            slabs[odd, :, :, v] = combs[i][:, :, start : start + cols]
-    half, step, _, within, *_ = slabs.strides
-    return as_strided(  # slabs overlap, as in windows_of
+            tooth, i = divmod(odd * right + v, apart)
+            slabs[odd, :, :, v] = combs[i][:, :, tooth : tooth + cols]
+    # As in windows_of: slab follows slab, so (u, c, v) is one axis.
+    half, slab, _, within, *_ = slabs.strides
+    return as_strided(
         slabs,
         (2, 2 * rows, height * channels * width, cols * n),
-        (half, down * step, within, slabs.itemsize),
+        (half, down * slab, within, slabs.itemsize),
         writeable=False,
     )
 
 
-# Which of left and right, then of upper and lower, each maximum came from.
+# Where left wins, (H, F, L), and where upper wins, (H/2, F, L).
 Winners = tuple[np.ndarray, np.ndarray]
 
 
@@ -87,7 +89,7 @@ def pool_halves(maps: np.ndarray) -> tuple[np.ndarray, Winners]:
 
 
 def unpool_halves(grad: np.ndarray, winners: Winners) -> np.ndarray:
-    """Each gradient to where its maximum came from: -> (2, H, F, L)."""
+    """Each gradient to where its maximum was: (H/2, F, L) -> (2, H, F, L)."""
     left_wins, upper_wins = winners
     wide = np.empty(left_wins.shape, grad.dtype)
     upper, lower = wide[::2], wide[1::2]
@@ -103,7 +105,8 @@ def unpool_halves(grad: np.ndarray, winners: Winners) -> np.ndarray:
 class ConvReLUPool(Layer):
     """Conv2d, ReLU and MaxPool2d(2) in one: y = ReLU(maximum(w * x) + b).
 
-    What the three give, to within rounding. conv: whose parameters it has.
+    What the three give, to within rounding. (A tie that only the rounding
+    of w * x + b makes is none here.) conv: whose parameters it has.
     """
 
     def __init__(self, conv: Conv2d) -> None:
@@ -144,11 +147,12 @@ class ConvReLUPool(Layer):
         self.backward_to_maps(grad_output)
 
     def backward_to_maps(self, grad_output: np.ndarray) -> np.ndarray:
-        """The parameters' gradients, and that to what the filters gave."""
+        """Set the parameters' gradients; return that to the maps."""
         _, windows, winners, y = self.saved()
         grad = relu_backward(batch_last(grad_output).reshape(y.shape), y)
         self.conv.bias.grad = np.einsum("ifl->f", grad)
         maps = unpool_halves(grad, winners)  # (2, H', F, W'N/2)
+        # (2, H', kCk, L) @ (2, H', L, F), and the sum over halves and rows
         columns = (windows @ maps.swapaxes(2, 3)).sum(axis=(0, 1))
         filters, channels, height, width = self.conv.weight.value.shape
         columns = columns.reshape(height, channels, width, filters)
@@ -160,9 +164,10 @@ class ConvReLUPool(Layer):
 
 
 def quicker(network: Layer) -> Layer:
-    """A copy of a network that computes the same in less time.
+    """A copy of a network that computes the same in fewer passes.
 
-    Each Conv2d, ReLU, MaxPool2d(2) of a Sequential becomes one layer.
+    Each Conv2d, ReLU, MaxPool2d(2) of a Sequential becomes one layer (not
+    in a Sequential within it).
     """
     network = copy.deepcopy(network)
     if isinstance(network, Sequential):
