@@ -205,7 +205,8 @@ class ParallelStep:
 
         images: (N, C, H, W); labels: (N,), of 0..K-1.
         ValueError, before anything is updated, if the loss is not finite,
-        for another network than the workers have, and after close().
+        for another network than the workers have, and after close(), which
+        Ctrl-C does, too.
         RuntimeError if a worker process has died.
         """
         if network is not self.network or not self.close.alive:
@@ -235,6 +236,9 @@ class ParallelStep:
                     )
             finally:  # an error here must not leave answers unread
                 found = self.answers()
+        except KeyboardInterrupt:
+            self.close()  # an answer may have been read by half
+            raise
         except (BrokenPipeError, EOFError) as error:
             self.close()
             raise RuntimeError(

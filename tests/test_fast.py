@@ -163,10 +163,19 @@ def test_the_fused_layer_is_convolution_relu_and_pooling(
     assert np.allclose(grads(fused), expected)
 
 
-def test_the_fused_layer_names_channels_that_do_not_fit():
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 2, 6, 6), "in_channels to 2"),
+        ((3, 6, 6), r"\(N, C, H, W\)"),
+        ((0, 3, 6, 6), "N"),
+        ((1, 3, 3, 6), "kernel_size 2 is larger than the input"),
+    ],
+)
+def test_the_fused_layer_names_images_that_do_not_fit(shape, message):
     fused = ConvReLUPool(cnn.Conv2d(3, 4, 3, rng=np.random.default_rng(0)))
-    with pytest.raises(ValueError, match="in_channels to 2"):
-        fused.forward(np.zeros((1, 2, 6, 6)))
+    with pytest.raises(ValueError, match=message):
+        fused.forward(np.zeros(shape))
 
 
 def test_quicker_network_computes_the_same_and_leaves_the_original():
@@ -439,6 +448,33 @@ def test_a_dead_worker_is_reported_and_the_others_are_ended():
             step(network, sgd, x, labels)
         assert np.array_equal(values(network), before)
     assert all(map(gone, pids))
+
+
+def test_ctrl_c_is_for_the_caller():
+    network, (x, labels) = build(), batch(8)
+    sgd = cnn.SGD(network.parameters(), 0.0)
+    with ParallelStep(network, workers=2) as step:
+        first = step(network, sgd, x, labels)
+        os.kill(step.others[0].pid, signal.SIGINT)
+        time.sleep(0.1)
+        assert step(network, sgd, x, labels) == first
+
+
+def test_an_interrupted_step_leaves_no_half_read_answer(monkeypatch):
+    network, (x, labels) = build(), batch(8)
+    sgd = cnn.SGD(network.parameters(), 0.1)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with ParallelStep(network, workers=2) as step:
+        before = values(network)
+        monkeypatch.setattr(step, "answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            step(network, sgd, x, labels)
+        assert np.array_equal(values(network), before)
+        with pytest.raises(ValueError, match="closed"):
+            step(network, sgd, x, labels)
 
 
 def test_a_script_without_a_main_guard_leaves_no_process(tmp_path):
