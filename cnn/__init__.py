@@ -1,18 +1,17 @@
 # Written by book/back/api.md. To keep edits: tangle.py --back.
 """A convolutional network in NumPy alone, written by the book's chapters."""
 
-from cnn.augmentation import distort
-from cnn.averaging import WeightAverage
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
 from cnn.data import Dataset, load_dataset, minibatches
-from cnn.experiment import run_experiment
-from cnn.fast import keep_freed_memory
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
     relative_error,
 )
-from cnn.initialization import he, initialize, xavier
+from cnn.initialization import he_std, initialize, xavier_std
 from cnn.layer import Layer, Parameter
 from cnn.linear import Flatten, Linear, linear, linear_backward
 from cnn.loss import (
@@ -30,10 +29,36 @@ from cnn.metrics import (
 )
 from cnn.network import Sequential, load_parameters, save_parameters
 from cnn.optimizer import SGD, cosine_schedule
-from cnn.parallel import ParallelStep
 from cnn.relu import ReLU, relu, relu_backward
-from cnn.training import Epoch, evaluate, predict, train, train_step
-from cnn.workers import DistributedStep, open_workers
+from cnn.training import EpochMetrics, evaluate, predict, train, train_step
+
+
+if TYPE_CHECKING:
+    from cnn.beyond.augmentation import distort
+    from cnn.beyond.averaging import ExponentialMovingAverage
+    from cnn.beyond.fast import keep_freed_memory
+    from cnn.beyond.parallel import ParallelStep
+    from cnn.beyond.workers import DistributedStep, open_workers
+    from cnn.experiments.experiment import run_experiment
+
+
+# What the upper floor offers: each name with its module.
+UPSTAIRS = {
+    "DistributedStep": "cnn.beyond.workers",
+    "ExponentialMovingAverage": "cnn.beyond.averaging",
+    "ParallelStep": "cnn.beyond.parallel",
+    "distort": "cnn.beyond.augmentation",
+    "keep_freed_memory": "cnn.beyond.fast",
+    "open_workers": "cnn.beyond.workers",
+    "run_experiment": "cnn.experiments.experiment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the upper floor when it is asked for."""
+    if name not in UPSTAIRS:
+        raise AttributeError(f"module 'cnn' has no attribute {name!r}")
+    return getattr(import_module(UPSTAIRS[name]), name)
 
 
 __all__ = [
@@ -42,7 +67,8 @@ __all__ = [
     "CrossEntropyLoss",
     "Dataset",
     "DistributedStep",
-    "Epoch",
+    "EpochMetrics",
+    "ExponentialMovingAverage",
     "Flatten",
     "Layer",
     "Linear",
@@ -51,7 +77,6 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
-    "WeightAverage",
     "accuracy",
     "average_precision_recall_f1",
     "check_gradients",
@@ -63,7 +88,7 @@ __all__ = [
     "cross_entropy_backward",
     "distort",
     "evaluate",
-    "he",
+    "he_std",
     "initialize",
     "keep_freed_memory",
     "linear",
@@ -85,5 +110,5 @@ __all__ = [
     "softmax",
     "train",
     "train_step",
-    "xavier",
+    "xavier_std",
 ]

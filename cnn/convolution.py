@@ -51,7 +51,7 @@ def output_size(
     return rows, columns
 
 
-def batch_last(x: np.ndarray) -> np.ndarray:
+def to_hcwn(x: np.ndarray) -> np.ndarray:
     """x (N, C, H, W) as a contiguous block (H, C, W, N).
 
     A view where x already lies in memory that way, else a copy.
@@ -59,7 +59,7 @@ def batch_last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(2, 1, 3, 0))
 
 
-def batch_first(block: np.ndarray) -> np.ndarray:
+def from_hcwn(block: np.ndarray) -> np.ndarray:
     """A block (H, C, W, N) seen as (N, C, H, W): the same memory."""
     return block.transpose(3, 1, 0, 2)
 
@@ -96,7 +96,7 @@ def im2row(
     _, width = pair(kernel_size, "kernel_size", 1)
     _, right = pair(stride, "stride", 1)
     _, cols = output_size(x.shape[2:], kernel_size, stride, padding)
-    block = pad(batch_last(x), padding)
+    block = pad(to_hcwn(x), padding)
     rows, channels, _, n = block.shape
     slabs = np.empty((rows, channels, width, cols, n), x.dtype)
     for v in range(width):
@@ -104,7 +104,7 @@ def im2row(
     return slabs.reshape(rows, channels * width, cols * n)
 
 
-def windows_of(
+def sliding_windows(
     x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
 ) -> np.ndarray:
     """Every window of x as a column, in one matrix for each row of windows.
@@ -128,7 +128,7 @@ def windows_of(
     return windows
 
 
-def filter_rows(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+def weight_matrix(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Each filter as a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk).
 
     ValueError if x (N, C, H, W) has another number of channels.
@@ -155,15 +155,15 @@ def conv2d(
     y[n, f, i, j] = b[f] + the sum over c, u, v of
     w[f, c, u, v] x[n, c, s i + u, s j + v], with x padded by zeros:
     (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
-    windows: windows_of(x, ...), from a caller who has them already.
+    windows: sliding_windows(x, ...), from a caller who has them already.
     ValueError if channels differ or the kernel does not fit.
     """
     if windows is None:
-        windows = windows_of(x, weight.shape[2:], stride, padding)
+        windows = sliding_windows(x, weight.shape[2:], stride, padding)
     # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
-    y = filter_rows(weight, x) @ windows
+    y = weight_matrix(weight, x) @ windows
     y += bias[:, np.newaxis]
-    return batch_first(y.reshape(*y.shape[:2], -1, len(x)))
+    return from_hcwn(y.reshape(*y.shape[:2], -1, len(x)))
 
 
 def conv2d_grad_weight(
@@ -176,12 +176,12 @@ def conv2d_grad_weight(
 ) -> np.ndarray:
     """dL/dw: the input correlated with grad_output.  -> (F, C, k, k).
 
-    windows: windows_of(x, ...), from a caller who has them already.
+    windows: sliding_windows(x, ...), from a caller who has them already.
     """
     height, width = pair(kernel_size, "kernel_size", 1)
     if windows is None:
-        windows = windows_of(x, kernel_size, stride, padding)
-    grad = batch_last(grad_output)  # (H', F, W', N)
+        windows = sliding_windows(x, kernel_size, stride, padding)
+    grad = to_hcwn(grad_output)  # (H', F, W', N)
     rows, filters = grad.shape[:2]
     grad = grad.reshape(rows, filters, -1).transpose(0, 2, 1)
     # (H', kCk, W'N) @ (H', W'N, F) -> (H', kCk, F), and the sum over rows
@@ -212,7 +212,7 @@ def row2im(
     for v in range(width):
         # Windows overlap, and a pixel collects from all of them: +=.
         window_view(block, (0, v), size, (1, right))[...] += slabs[:, :, v]
-    return batch_first(block[top : top + height, :, left : left + breadth])
+    return from_hcwn(block[top : top + height, :, left : left + breadth])
 
 
 def conv2d_grad_input(
@@ -231,7 +231,7 @@ def conv2d_grad_input(
     filters, channels, height, width = weight.shape
     top, _ = pair(padding, "padding", 0)
     down, _ = pair(stride, "stride", 1)
-    grad = batch_last(grad_output)  # (H', F, W', N)
+    grad = to_hcwn(grad_output)  # (H', F, W', N)
     rows = len(grad)
     grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
     turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
@@ -297,7 +297,7 @@ class Conv2d(Layer):
     def forward(self, x: np.ndarray) -> np.ndarray:
         weight, bias = self.weight.value, self.bias.value
         steps = self.stride, self.padding
-        windows = windows_of(x, weight.shape[2:], *steps)
+        windows = sliding_windows(x, weight.shape[2:], *steps)
         y = conv2d(x, weight, bias, *steps, windows)
         self.save_for_backward(x, windows)
         return y

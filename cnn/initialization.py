@@ -8,12 +8,12 @@ import numpy as np
 from cnn.layer import Parameter
 
 
-def xavier(fan_in: int, fan_out: int) -> float:
+def xavier_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation sqrt(2 / (fan_in + fan_out)), for linear stacks."""
     return float(np.sqrt(2 / (fan_in + fan_out)))
 
 
-def he(fan_in: int, fan_out: int) -> float:
+def he_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation sqrt(2 / fan_in), for stacks with ReLU."""
     return float(np.sqrt(2 / fan_in))
 
@@ -40,8 +40,8 @@ def initialize(
 ) -> None:
     """Draw each weight anew from N(0, std(fan_in, fan_out)^2); biases 0.
 
-    A bias is a parameter with one axis. std: he, xavier or a rule of your
-    own. Changes each parameter's value in place and keeps its dtype.
+    A bias is a parameter with one axis. std: he_std, xavier_std or a rule
+    of your own. Changes each parameter's value in place and keeps its dtype.
     """
     for parameter in parameters:
         value = parameter.value

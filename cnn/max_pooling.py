@@ -5,11 +5,11 @@ import numpy as np
 
 from cnn.convolution import (
     Size,
-    batch_first,
-    batch_last,
+    from_hcwn,
     output_size,
     pad,
     pair,
+    to_hcwn,
     window_view,
 )
 from cnn.layer import Layer, check_batch
@@ -40,11 +40,11 @@ def max_pool2d(
         )
     stride = kernel_size if stride is None else stride
     size = output_size(x.shape[2:], kernel, stride, padding)
-    block = pad(batch_last(x), padding, -np.inf)  # (H + 2p, C, W + 2p, N)
+    block = pad(to_hcwn(x), padding, -np.inf)  # (H + 2p, C, W + 2p, N)
     y = window_view(block, (0, 0), size, stride).copy()  # (H', C, W', N)
     for place in list(np.ndindex(kernel))[1:]:  # y began as the first
         np.maximum(y, window_view(block, place, size, stride), out=y)
-    return batch_first(y)
+    return from_hcwn(y)
 
 
 def max_pool2d_backward(
@@ -64,8 +64,8 @@ def max_pool2d_backward(
     top, left = pair(padding, "padding", 0)
     stride = kernel_size if stride is None else stride
     size = y.shape[2:]
-    block, peaks = pad(batch_last(x), padding, -np.inf), batch_last(y)
-    grad = batch_last(grad_output)
+    block, peaks = pad(to_hcwn(x), padding, -np.inf), to_hcwn(y)
+    grad = to_hcwn(grad_output)
     grad_block = np.zeros_like(block)  # (H + 2p, C, W + 2p, N)
     unclaimed = np.ones(peaks.shape, bool)  # (H', C, W', N)
     down, right = pair(stride, "stride", 1)
@@ -80,7 +80,7 @@ def max_pool2d_backward(
         else:
             share += wins * grad  # a pixel collects from all its windows
     height, width = x.shape[2:]
-    return batch_first(grad_block[top : top + height, :, left : left + width])
+    return from_hcwn(grad_block[top : top + height, :, left : left + width])
 
 
 class MaxPool2d(Layer):

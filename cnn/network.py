@@ -84,7 +84,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
             ) from error
 
 
-def set_parameters(
+def load_state_dict(
     network: Layer, arrays: Mapping[str, np.ndarray], source: str | Path
 ) -> None:
     """Put arrays into a network's parameters, by name; dtypes stay.
@@ -116,4 +116,4 @@ def load_parameters(path: str | Path, network: Layer) -> None:
     ValueError if the file is damaged or of another architecture; then the
     network is as it was.
     """
-    set_parameters(network, load_arrays(path), path)
+    load_state_dict(network, load_arrays(path), path)

@@ -13,7 +13,7 @@ import numpy as np
 from cnn.data import Dataset, minibatches
 from cnn.layer import Layer
 from cnn.loss import CrossEntropyLoss, cross_entropy
-from cnn.network import load_arrays, save_arrays, set_parameters
+from cnn.network import load_arrays, load_state_dict, save_arrays
 from cnn.optimizer import SGD
 
 
@@ -71,7 +71,7 @@ def train_epoch(
     return loss_sum / len(dataset), hits / len(dataset)
 
 
-def check_counts(**counts: float) -> None:
+def check_positive(**counts: float) -> None:
     """ValueError if any of the numbers that a run needs is below 1."""
     for name, count in counts.items():
         if count < 1:
@@ -86,7 +86,7 @@ def predict(network: Layer, images: np.ndarray) -> np.ndarray:
 
     images: (N, C, H, W); ValueError if there are none.
     """
-    check_counts(images=len(images))
+    check_positive(images=len(images))
     batches = (images[i : i + 500] for i in range(0, len(images), 500))
     return np.concatenate([network.forward(batch) for batch in batches])
 
@@ -99,7 +99,7 @@ def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochMetrics:
     """What one epoch achieved; losses in nats, accuracies from 0 to 1.
 
     The training figures are means over the epoch's steps, taken while the
@@ -112,7 +112,7 @@ class Epoch:
     validation_accuracy: float
 
 
-def snapshot(network: Layer) -> dict[str, np.ndarray]:
+def state_dict(network: Layer) -> dict[str, np.ndarray]:
     """A copy of every parameter, by name."""
     return {p.name: p.value.copy() for p in network.parameters()}
 
@@ -122,12 +122,12 @@ def save_checkpoint(
     network: Layer,
     optimizer: SGD,
     rng: np.random.Generator,
-    history: list[Epoch],
+    history: list[EpochMetrics],
     best: dict[str, np.ndarray],
 ) -> None:
     """Write all that the next epoch depends on to one file, atomically.
 
-    best: the parameters of the best epoch so far, as snapshot gives them.
+    best: the parameters of the best epoch so far, as state_dict gives them.
     """
     velocities = zip(optimizer.parameters, optimizer.velocities, strict=True)
     state = {
@@ -146,7 +146,7 @@ def load_checkpoint(
     network: Layer,
     optimizer: SGD,
     rng: np.random.Generator,
-) -> tuple[list[Epoch], dict[str, np.ndarray]]:
+) -> tuple[list[EpochMetrics], dict[str, np.ndarray]]:
     """Bring network, optimizer and rng back; returns history and best.
 
     ValueError if the file is damaged, no checkpoint or of another
@@ -167,15 +167,16 @@ def load_checkpoint(
             f"{path} has velocities of {list(groups['velocity'])}; expected "
             f"{names}. Build the network and optimizer that were saved."
         )
-    set_parameters(network, groups["value"], path)
+    load_state_dict(network, groups["value"], path)
     for name, velocity in zip(names, optimizer.velocities, strict=True):
         velocity[...] = groups["velocity"][name]
     state = json.loads(str(groups["state"]["json"]))
     rng.bit_generator.state = state["rng"]
-    return [Epoch(**epoch) for epoch in state["history"]], groups["best"]
+    history = [EpochMetrics(**epoch) for epoch in state["history"]]
+    return history, groups["best"]
 
 
-def epochs_since_best(history: list[Epoch]) -> int:
+def epochs_since_best(history: list[EpochMetrics]) -> int:
     """How many epochs ago the validation loss was lowest."""
     losses = [epoch.validation_loss for epoch in history]
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
@@ -194,7 +195,7 @@ def train(
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     step: Step = train_step,
-) -> list[Epoch]:
+) -> list[EpochMetrics]:
     """Train a network by minibatch gradient descent; returns its history.
 
     schedule: lr of each step, from the optimizer's lr and the progress
@@ -211,10 +212,10 @@ def train(
     from tqdm import tqdm
 
     limit = math.inf if patience is None else patience
-    check_counts(epochs=epochs, batch_size=batch_size, patience=limit)
-    check_counts(training=len(training), validation=len(validation))
-    history: list[Epoch] = []
-    best = snapshot(network)
+    check_positive(epochs=epochs, batch_size=batch_size, patience=limit)
+    check_positive(training=len(training), validation=len(validation))
+    history: list[EpochMetrics] = []
+    best = state_dict(network)
     if checkpoint is not None and Path(checkpoint).exists():
         history, best = load_checkpoint(checkpoint, network, optimizer, rng)
     lr, steps = optimizer.lr, math.ceil(len(training) / batch_size)
@@ -242,9 +243,9 @@ def train(
             )
             loss, accuracy = evaluate(network, validation)
             check_finite(loss, optimizer.lr)
-            history.append(Epoch(*achieved, loss, accuracy))
+            history.append(EpochMetrics(*achieved, loss, accuracy))
             if epochs_since_best(history) == 0:
-                best = snapshot(network)
+                best = state_dict(network)
             bar.set_postfix_str(f"validation: {loss:.3f}, {accuracy:.2%}")
             if checkpoint is not None:
                 save_checkpoint(
@@ -254,5 +255,5 @@ def train(
         bar.close()
         optimizer.lr = lr
     if patience is not None:
-        set_parameters(network, best, "the best epoch")
+        load_state_dict(network, best, "the best epoch")
     return history

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, map_coordinates
 
-from cnn.augmentation import (
-    affine_places,
+from cnn.beyond.augmentation import (
+    affine_grid,
     bilinear,
     bumps,
     distort,
@@ -71,7 +71,7 @@ def test_affine_places_are_scipys(seed: int, height: int, width: int) -> None:
     images = draw_images(rng, 3, 1, height, width)
     matrices = rng.uniform(-1.5, 1.5, (3, 2, 2))
     shifts = rng.uniform(-2, 2, (3, 2))
-    places = affine_places(matrices, shifts, (height, width))
+    places = affine_grid(matrices, shifts, (height, width))
     y = bilinear(images, *places, FILL)
     centre = np.array([height - 1, width - 1]) / 2
     for image, matrix, shift, ours in zip(
@@ -178,7 +178,7 @@ def test_distort_is_its_parts_put_together() -> None:
     )
     matrices = random_matrices(5, again, 20, 0.1, 0.2)
     shifts = again.uniform(-1.5, 1.5, (5, 2))
-    rows, columns = affine_places(matrices, shifts, (9, 7))
+    rows, columns = affine_grid(matrices, shifts, (9, 7))
     down, right = elastic_field(5, (9, 7), again, 0.8, 4)
     expected = bilinear(images, rows + down, columns + right, FILL)
     assert np.abs(y - expected).max() < 1e-4

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cnn.averaging import WeightAverage
+from cnn.beyond.averaging import ExponentialMovingAverage
 from cnn.linear import Linear
-from cnn.network import Sequential, set_parameters
+from cnn.network import Sequential, load_state_dict
 from cnn.relu import ReLU
 
 
@@ -19,7 +19,7 @@ def test_the_average_is_its_unrolled_sum() -> None:
     network = small_network()
     network.to(np.float64)
     seen = [[p.value.copy() for p in network.parameters()]]
-    average = WeightAverage(network, decay=0.8)
+    average = ExponentialMovingAverage(network, decay=0.8)
     for _ in range(20):
         for p in network.parameters():
             p.value += rng.standard_normal(p.value.shape)
@@ -38,14 +38,14 @@ def test_the_average_is_its_unrolled_sum() -> None:
 
 def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
     network = small_network()
-    average = WeightAverage(network, decay=0.5)
+    average = ExponentialMovingAverage(network, decay=0.5)
     first = [p.value.copy() for p in network.parameters()]
     for p in network.parameters():
         p.value += 2
     average.update()
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.array_equal(p.value, before + 2)
-    set_parameters(network, average.values, "the average")
+    load_state_dict(network, average.values, "the average")
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.allclose(p.value, before + 1)
         assert p.value.dtype == np.float32
@@ -53,7 +53,7 @@ def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
 
 def test_with_decay_zero_it_is_the_network_itself() -> None:
     network = small_network()
-    average = WeightAverage(network, decay=0)
+    average = ExponentialMovingAverage(network, decay=0)
     network.parameters()[0].value += 1
     average.update()
     for p in network.parameters():
@@ -63,4 +63,4 @@ def test_with_decay_zero_it_is_the_network_itself() -> None:
 @pytest.mark.parametrize("decay", [-0.1, 1.0, np.nan])
 def test_a_decay_out_of_range(decay: float) -> None:
     with pytest.raises(ValueError, match=r"expected 0 <= decay < 1\. To"):
-        WeightAverage(small_network(), decay)
+        ExponentialMovingAverage(small_network(), decay)

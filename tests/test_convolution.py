@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from cnn.convolution import (
     Conv2d,
-    batch_first,
-    batch_last,
     conv2d,
     conv2d_backward,
     conv2d_grad_input,
     conv2d_grad_weight,
+    from_hcwn,
     im2row,
     output_size,
     pad,
     pair,
     row2im,
+    sliding_windows,
+    to_hcwn,
     window_view,
-    windows_of,
 )
 from cnn.gradient_check import (
     check_gradients,
@@ -276,7 +276,7 @@ def test_row2im_adds_where_windows_overlap():
 
 def test_windows_of_the_four_by_four_image():
     image = np.arange(16.0).reshape(1, 1, 4, 4)
-    windows = windows_of(image, 3)
+    windows = sliding_windows(image, 3)
     assert windows.shape == (2, 9, 2)
     expected = [
         [image[0, 0, i : i + 3, j : j + 3].ravel() for j in (0, 1)]
@@ -289,7 +289,7 @@ def test_windows_of_the_four_by_four_image():
 @given(cases())
 def test_windows_are_those_of_numpy_and_share_their_slabs(case):
     x, _, _, _ = case.arrays()
-    windows = windows_of(x, case.kernel, **case.steps)
+    windows = sliding_windows(x, case.kernel, **case.steps)
     assert not windows.flags.writeable
     (p, q), (s, t) = (pair(case.steps[n], n, 0) for n in ("padding", "stride"))
     framed = np.pad(x, ((0, 0), (0, 0), (p, p), (q, q)))
@@ -340,22 +340,22 @@ def test_the_output_lies_in_memory_with_the_batch_last(case):
     y = conv2d(x, weight, bias, **case.steps)
     block = y.transpose(2, 1, 3, 0)  # (H', F, W', N)
     assert block.flags.c_contiguous
-    assert np.shares_memory(batch_last(y), y)
+    assert np.shares_memory(to_hcwn(y), y)
     # What is batch last already gives the same numbers as what is not.
-    again = batch_first(batch_last(x))
+    again = from_hcwn(to_hcwn(x))
     np.testing.assert_array_equal(conv2d(again, weight, bias, **case.steps), y)
 
 
 def test_batch_last_and_first():
     x = np.arange(120.0).reshape(2, 3, 4, 5)
-    block = batch_last(x)
+    block = to_hcwn(x)
     assert block.shape == (4, 3, 5, 2)
     assert block.flags.c_contiguous
     assert block[2, 1, 3, 1] == x[1, 1, 2, 3]
-    back = batch_first(block)
+    back = from_hcwn(block)
     np.testing.assert_array_equal(back, x)
     assert np.shares_memory(back, block)
-    assert batch_last(back).ctypes.data == block.ctypes.data
+    assert to_hcwn(back).ctypes.data == block.ctypes.data
 
 
 def test_pad():

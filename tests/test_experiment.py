@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-import cnn.experiment
+import cnn
 from cnn import run_experiment
-from cnn.experiment import package_state, results_folder
+from cnn.experiments import experiment as experiment_module
+from cnn.experiments.experiment import package_state, results_folder
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +105,7 @@ def test_equal_cases_are_computed_once(log):
         ({"x": np.zeros(3)}, {"x": np.zeros(3, np.float32)}),
         ({"x": np.zeros(6)}, {"x": np.zeros((2, 3))}),
         ({"x": {"a": np.zeros(2)}}, {"x": {"a": np.ones(2)}}),
-        ({"x": cnn.he}, {"x": cnn.xavier}),
+        ({"x": cnn.he_std}, {"x": cnn.xavier_std}),
     ],
 )
 @pytest.mark.parametrize("shared", [False, True])
@@ -245,9 +246,9 @@ CHANGES = {
         "2.0",
     ),
     "another module's function": (
-        "from cnn import he, xavier\nvalue = he",
-        "value = he",
-        "value = xavier",
+        "from cnn import he_std, xavier_std\nvalue = he_std",
+        "value = he_std",
+        "value = xavier_std",
     ),
 }
 READS = """
@@ -324,9 +325,9 @@ def test_code_that_has_run_ten_thousand_times_is_the_same_code():
         def experiment(n): return sum(add(Point(), i) for i in range(n))
         """
     )
-    spelled = cnn.experiment.spell_out(experiment, "page", {})
+    spelled = experiment_module.spell_out(experiment, "page", {})
     experiment(10_000)
-    assert repr(cnn.experiment.spell_out(experiment, "page", {})) == repr(
+    assert repr(experiment_module.spell_out(experiment, "page", {})) == repr(
         spelled
     )
 
@@ -351,7 +352,7 @@ def test_code_of_the_package_counts_but_no_comments_and_no_plots(
     copy = tmp_path / "cnn" / module
     text = copy.read_text()
     assert old in text
-    monkeypatch.setattr(cnn.experiment, "__file__", str(copy))
+    monkeypatch.setattr(cnn.experiments.experiment, "__file__", str(copy))
     assert package_state() == before
     copy.write_text(text.replace(old, new, 1))
     assert (package_state() == before) == same
@@ -359,7 +360,9 @@ def test_code_of_the_package_counts_but_no_comments_and_no_plots(
 
 def test_the_state_of_the_package_is_part_of_the_key(log, monkeypatch):
     for state in (["1"], ["1"], ["2"]):
-        monkeypatch.setattr(cnn.experiment, "package_state", lambda s=state: s)
+        monkeypatch.setattr(
+            experiment_module, "package_state", lambda s=state: s
+        )
         run_experiment(page(PLAIN), {"a": {}}, seeds=1, log=log)
     assert len(runs(log)) == 2
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cnn
-from cnn.convolution import batch_first, batch_last, windows_of
-from cnn.fast import (
+from cnn.beyond.fast import (
     ConvReLUPool,
     blocks_of,
     flat,
@@ -29,7 +28,8 @@ from cnn.fast import (
     unpool_halves,
     windows_in_halves,
 )
-from cnn.parallel import ParallelStep
+from cnn.beyond.parallel import ParallelStep
+from cnn.convolution import from_hcwn, sliding_windows, to_hcwn
 
 
 def build(seed: int = 0) -> cnn.Sequential:
@@ -91,13 +91,13 @@ def test_pooling_halves_is_pytorchs_with_its_choice_among_equals(
     x = (np.round(x) if ties else x).astype(np.float32)
     theirs = torch.from_numpy(x).requires_grad_()
     expected = nn.MaxPool2d(2)(theirs)
-    y, winners = pool_halves(in_halves(batch_last(x)))
-    shaped = batch_first(y.reshape(rows, channels, cols, n))
+    y, winners = pool_halves(in_halves(to_hcwn(x)))
+    shaped = from_hcwn(y.reshape(rows, channels, cols, n))
     assert np.array_equal(shaped, expected.detach().numpy())
     grad = rng.standard_normal(shaped.shape).astype(np.float32)
     expected.backward(torch.from_numpy(grad))
-    maps = unpool_halves(batch_last(grad).reshape(y.shape), winners)
-    assert np.array_equal(maps, in_halves(batch_last(theirs.grad.numpy())))
+    maps = unpool_halves(to_hcwn(grad).reshape(y.shape), winners)
+    assert np.array_equal(maps, in_halves(to_hcwn(theirs.grad.numpy())))
     assert maps.dtype == np.float32
 
 
@@ -112,7 +112,7 @@ def test_windows_in_halves_are_all_windows_in_another_order(
 ):
     n, channels, *kernel = sizes
     x = np.random.default_rng(0).standard_normal((n, channels, 10, 11))
-    y = windows_of(x, tuple(kernel), stride, padding)  # (H', kCk, W'N)
+    y = sliding_windows(x, tuple(kernel), stride, padding)  # (H', kCk, W'N)
     y = y.reshape(*y.shape[:2], -1, n)
     rows, cols = len(y) // 2 * 2, y.shape[2] // 2 * 2
     ours = windows_in_halves(x, tuple(kernel), stride, padding)

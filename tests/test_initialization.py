@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn import Conv2d, Linear, Parameter, ReLU, conv2d, he, initialize, xavier
+from cnn import (
+    Conv2d,
+    Linear,
+    Parameter,
+    ReLU,
+    conv2d,
+    he_std,
+    initialize,
+    xavier_std,
+)
 from cnn.convolution import conv2d_grad_input
 from cnn.initialization import fans
 
@@ -55,7 +64,7 @@ def test_sizes_agree_with_pytorch(shape, name):
         torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
     else:
         torch.nn.init.xavier_normal_(weight)
-    ours = {"xavier": xavier, "he": he}[name](*fans(shape))
+    ours = {"xavier": xavier_std, "he": he_std}[name](*fans(shape))
     # The size of n draws is uncertain by 1/sqrt(2n): here five times that.
     assert ours == pytest.approx(
         float(weight.std()), rel=5 / np.sqrt(2 * weight.numel())
@@ -66,13 +75,13 @@ def test_sizes_agree_with_pytorch(shape, name):
 @settings(max_examples=200, deadline=None)
 def test_sizes_grant_their_wishes(fan_in, fan_out):
     """He: fan_in sigma^2 / 2 = 1. Xavier: the mean of both wishes is 1."""
-    assert fan_in * he(fan_in, fan_out) ** 2 / 2 == pytest.approx(1)
-    both = (fan_in + fan_out) * xavier(fan_in, fan_out) ** 2 / 2
+    assert fan_in * he_std(fan_in, fan_out) ** 2 / 2 == pytest.approx(1)
+    both = (fan_in + fan_out) * xavier_std(fan_in, fan_out) ** 2 / 2
     assert both == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (60, 20, 5, 5)])
-@pytest.mark.parametrize("rule", [xavier, he])
+@pytest.mark.parametrize("rule", [xavier_std, he_std])
 def test_initialize_draws_a_normal_of_that_size(shape, rule):
     weight = Parameter(np.full(shape, np.nan, np.float32), "weight")
     initialize([weight], rule, np.random.default_rng(0))
@@ -90,7 +99,7 @@ def test_initialize_sets_biases_to_zero_in_place_and_keeps_the_dtype():
     weight = Parameter(np.ones((3, 4), np.float64), "weight")
     bias = Parameter(np.ones(3, np.float32), "bias")
     kept = weight.value, bias.value
-    initialize(iter([weight, bias]), he, np.random.default_rng(0))
+    initialize(iter([weight, bias]), he_std, np.random.default_rng(0))
     assert weight.value is kept[0]
     assert bias.value is kept[1]
     assert weight.value.dtype == np.float64
@@ -121,7 +130,7 @@ def test_initialize_gives_each_rule_both_fans_in_order():
 def test_layers_draw_what_initialize_with_he_draws(make):
     drawn = make(np.random.default_rng(7))
     again = make(np.random.default_rng(0))
-    initialize(again.parameters(), he, np.random.default_rng(7))
+    initialize(again.parameters(), he_std, np.random.default_rng(7))
     assert drawn.weight.value.dtype == np.float32
     assert np.array_equal(drawn.weight.value, again.weight.value)
     assert not drawn.bias.value.any()
@@ -132,7 +141,7 @@ def size(x):
 
 
 @pytest.mark.parametrize(
-    ("rule", "factor"), [(he, 1.0), (xavier, np.sqrt(0.5))]
+    ("rule", "factor"), [(he_std, 1.0), (xavier_std, np.sqrt(0.5))]
 )
 def test_a_deep_stack_changes_sizes_as_derived(rule, factor):
     """Eight layers of 400 with ReLU: the step from layer to layer."""
@@ -160,7 +169,7 @@ def test_a_filter_bank_keeps_the_size_of_its_input():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         layer = Conv2d(8, 32, 5, rng=rng)
-        initialize(layer.parameters(), he, rng)
+        initialize(layer.parameters(), he_std, rng)
         x = rng.standard_normal((4, 8, 12, 12))
         y = np.maximum(layer.forward(x), 0)
         ratios.append((size(y) / size(x)) ** 2)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn.convolution import batch_first
+from cnn.convolution import from_hcwn
 from cnn.gradient_check import check_gradients
 from cnn.linear import Flatten, Linear, linear, linear_backward
 
@@ -176,7 +176,7 @@ def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
     numbers = np.arange(n * c * h * w, dtype=np.float64)
     x = numbers.reshape(shape)
     if last:
-        x = batch_first(numbers.reshape(h, c, w, n))
+        x = from_hcwn(numbers.reshape(h, c, w, n))
     layer = Flatten()
     flat = layer.forward(x)
     expected = torch.flatten(torch.tensor(x.copy()), start_dim=1)
@@ -188,7 +188,7 @@ def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
 
 
 def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
-    x = batch_first(np.arange(24.0).reshape(1, 2, 3, 4))
+    x = from_hcwn(np.arange(24.0).reshape(1, 2, 3, 4))
     for n in range(len(x)):
         alone = Flatten().forward(x[n : n + 1])
         np.testing.assert_array_equal(alone[0], Flatten().forward(x)[n])
@@ -196,5 +196,5 @@ def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
 
 def test_gradients_of_flatten():
     rng = np.random.default_rng(0)
-    x = batch_first(rng.standard_normal((2, 3, 4, 5)))
+    x = from_hcwn(rng.standard_normal((2, 3, 4, 5)))
     assert check_gradients(Flatten(), x, rng)["input"] < 1e-8

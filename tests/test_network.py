@@ -28,7 +28,7 @@ from cnn import (
     relative_error,
     save_parameters,
 )
-from cnn.network import load_arrays, save_arrays, set_parameters
+from cnn.network import load_arrays, load_state_dict, save_arrays
 
 
 torch.set_num_threads(1)
@@ -334,7 +334,7 @@ def test_parameters_that_do_not_fit_change_nothing(change):
         arrays["4.bias"] = np.full(10, "ten")
     before = values(network)
     with pytest.raises(ValueError, match=r"."):
-        set_parameters(network, arrays, "these arrays")
+        load_state_dict(network, arrays, "these arrays")
     assert equal(values(network), before)
 
 

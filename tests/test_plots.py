@@ -11,7 +11,7 @@ import pytest
 from matplotlib import colors
 from matplotlib import pyplot as plt
 
-from cnn.plots import (
+from cnn.back.plots import (
     COLORS,
     INK,
     plot_confusion_matrix,
@@ -21,7 +21,7 @@ from cnn.plots import (
     plot_seeds,
     use_book_style,
 )
-from cnn.training import Epoch
+from cnn.training import EpochMetrics
 
 
 matplotlib.use("Agg")
@@ -36,7 +36,7 @@ def _close():
 
 
 def test_matplotlib_is_imported_by_those_who_draw():
-    code = "import sys, cnn.plots; print('matplotlib' in sys.modules)"
+    code = "import sys, cnn.back.plots; print('matplotlib' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -99,7 +99,10 @@ def test_plot_filters_is_centred_on_zero():
 
 
 def test_plot_history():
-    history = [Epoch(2.0, 0.3, 1.5, 0.4), Epoch(1.0, 0.7, 1.2, 0.6)]
+    history = [
+        EpochMetrics(2.0, 0.3, 1.5, 0.4),
+        EpochMetrics(1.0, 0.7, 1.2, 0.6),
+    ]
     figure = plot_history(history)
     loss, accuracy = figure.axes
     for axis, quantity in ((loss, "loss"), (accuracy, "accuracy")):

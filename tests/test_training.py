@@ -34,11 +34,11 @@ from cnn import (
     train_step,
 )
 from cnn.training import (
-    Epoch,
+    EpochMetrics,
     epochs_since_best,
     load_checkpoint,
     save_checkpoint,
-    snapshot,
+    state_dict,
 )
 
 
@@ -304,7 +304,7 @@ def test_lr_comes_back_after_an_interrupt():
 
 
 def with_losses(*losses):
-    return [Epoch(0, 0, loss, 0) for loss in losses]
+    return [EpochMetrics(0, 0, loss, 0) for loss in losses]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     path = tmp_path / "run.npz"
     network, optimizer, rng = start(1)
     train(network, optimizer, FEW, HELD_OUT, epochs=1, batch_size=32, rng=rng)
-    history, best = with_losses(2.0, 1.0), snapshot(network)
+    history, best = with_losses(2.0, 1.0), state_dict(network)
     best["4.bias"] += 1
     save_checkpoint(path, network, optimizer, rng, history, best)
     others = start(2)
@@ -555,7 +555,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
 
 def test_a_snapshot_does_not_move():
     network, optimizer, _ = start()
-    kept = snapshot(network)
+    kept = state_dict(network)
     train_step(network, optimizer, FEW.images, FEW.labels)
     for p in network.parameters():
         assert not np.array_equal(kept[p.name], p.value)

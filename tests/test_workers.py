@@ -26,7 +26,7 @@ from cnn import (
     train,
     train_step,
 )
-from cnn.workers import blueprint
+from cnn.beyond.workers import blueprint
 
 
 pytest.importorskip("distributed")

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 
-INK = "#1b1f24"  # as cnn.plots draws it
+INK = "#1b1f24"  # as cnn.back.plots draws it
 CHALK = "#e6e8eb"
 
 

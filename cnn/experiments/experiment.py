@@ -96,7 +96,7 @@ def package_state() -> list[str]:
     """The code of cnn, whatever its comments, and what it runs on."""
     code = [
         ast.dump(ast.parse(module.read_text(encoding="utf-8")))
-        for module in sorted(Path(__file__).parent.glob("*.py"))
+        for module in sorted(Path(__file__).parents[1].rglob("*.py"))
         if module.name not in NOT_COUNTED
     ]
     return [platform.python_version(), np.__version__, *code]

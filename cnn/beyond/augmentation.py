@@ -58,7 +58,7 @@ def bilinear(
     return y
 
 
-def affine_places(
+def affine_grid(
     matrices: np.ndarray, shifts: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the pixels of a linear map about the centre are read.
@@ -173,7 +173,7 @@ def distort(
     n, size = len(images), (images.shape[2], images.shape[3])
     matrices = random_matrices(n, rng, rotation, scale, shear)
     shifts = rng.uniform(-shift, shift, (n, 2))
-    rows, columns = affine_places(
+    rows, columns = affine_grid(
         matrices.astype(np.float32), shifts.astype(np.float32), size
     )
     if elastic > 0:

@@ -15,10 +15,16 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from cnn.fast import flat, keep_freed_memory, quicker, share_of_step, unflat
+from cnn.beyond.fast import (
+    flat,
+    keep_freed_memory,
+    quicker,
+    share_of_step,
+    unflat,
+)
 from cnn.layer import Layer
 from cnn.optimizer import SGD
-from cnn.training import check_counts, check_finite
+from cnn.training import check_finite, check_positive
 
 
 # Arrays by name, in memory that several processes see.
@@ -89,7 +95,7 @@ def serve() -> None:
 def start_worker() -> Any:
     """A new Python process that serves; it needs no file to be imported."""
     code = f"import sys; sys.path[:] = {sys.path!r}; "
-    code += "from cnn.parallel import serve; serve()"
+    code += "from cnn.beyond.parallel import serve; serve()"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -125,7 +131,7 @@ class ParallelStep:
     ) -> None:
         from threadpoolctl import ThreadpoolController
 
-        check_counts(workers=workers, block_size=block_size)
+        check_positive(workers=workers, block_size=block_size)
         self.network, self.replica = network, quicker(network)
         self.plan = workers, block_size
         self.steps = 0
@@ -215,7 +221,7 @@ class ParallelStep:
                 "was closed; expected the network that it was made for. "
                 "Make a ParallelStep for each network."
             )
-        check_counts(images=len(images))
+        check_positive(images=len(images))
         if labels.shape != (len(images),):
             raise ValueError(
                 f"ParallelStep was given {len(images)} images and "

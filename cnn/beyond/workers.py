@@ -11,7 +11,7 @@ import numpy as np
 from cnn.layer import Layer
 from cnn.loss import CrossEntropyLoss
 from cnn.optimizer import SGD
-from cnn.training import check_counts, check_finite
+from cnn.training import check_finite, check_positive
 
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class DistributedStep:
     """
 
     def __init__(self, client: "Client", *, shards: int) -> None:
-        check_counts(shards=shards)
+        check_positive(shards=shards)
         self.client = client
         self.shards = shards
 
@@ -84,7 +84,7 @@ class DistributedStep:
         anything is updated, for an empty batch, for images and labels that
         do not match, and if the loss is not finite.
         """
-        check_counts(images=len(images))
+        check_positive(images=len(images))
         if len(images) != len(labels):
             raise ValueError(
                 f"there are {len(images)} images and {len(labels)} labels; "
@@ -131,7 +131,7 @@ def open_workers(
     import dask
     from distributed import Client, LocalCluster
 
-    check_counts(workers=count)
+    check_positive(workers=count)
     address = address or dask.config.get("scheduler-address", None)
     if address is not None:
         with Client(address) as client:

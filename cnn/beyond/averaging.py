@@ -2,13 +2,13 @@
 """An average of the weights that training passes through."""
 
 from cnn.layer import Layer
-from cnn.training import snapshot
+from cnn.training import state_dict
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """average <- decay * average + (1 - decay) * value, at each update.
 
-    values: the average of each parameter, by name, as set_parameters takes
+    values: the average of each parameter, by name, as load_state_dict takes
     them; at first those that the network has when this is made.
     ValueError unless 0 <= decay < 1.
     """
@@ -21,7 +21,7 @@ class WeightAverage:
             )
         self.parameters = network.parameters()
         self.decay = decay
-        self.values = snapshot(network)
+        self.values = state_dict(network)
 
     def update(self) -> None:
         """Take the parameters' present values in; after each step."""

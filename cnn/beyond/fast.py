@@ -13,12 +13,12 @@ from numpy.lib.stride_tricks import as_strided
 from cnn.convolution import (
     Conv2d,
     Pair,
-    batch_first,
-    batch_last,
     conv2d_grad_input,
-    filter_rows,
+    from_hcwn,
     output_size,
     pad,
+    to_hcwn,
+    weight_matrix,
 )
 from cnn.layer import Layer, Parameter, check_batch
 from cnn.loss import CrossEntropyLoss
@@ -53,7 +53,7 @@ def windows_in_halves(
     (height, width), (down, right) = kernel_size, stride
     size = output_size(x.shape[2:], kernel_size, stride, padding)
     rows, cols = output_size(size, 2, 2)  # H'/2, W'/2
-    block = pad(batch_last(x), padding)  # (H + 2p, C, W + 2p, N)
+    block = pad(to_hcwn(x), padding)  # (H + 2p, C, W + 2p, N)
     length, channels, _, n = block.shape
     apart = 2 * right
     combs = [np.ascontiguousarray(block[:, :, i::apart]) for i in range(apart)]
@@ -62,7 +62,7 @@ def windows_in_halves(
         for v in range(width):
             tooth, i = divmod(odd * right + v, apart)
             slabs[odd, :, :, v] = combs[i][:, :, tooth : tooth + cols]
-    # As in windows_of: slab follows slab, so (u, c, v) is one axis.
+    # As in sliding_windows: slab follows slab, so (u, c, v) is one axis.
     half, slab, _, within, *_ = slabs.strides
     return as_strided(
         slabs,
@@ -120,11 +120,11 @@ class ConvReLUPool(Layer):
         _, rows, _, length = windows.shape  # (2, H', kCk, W'N/2)
         dtype = np.result_type(weight, x)
         maps = np.empty((2, rows, len(weight), length), dtype)
-        matmul_in_pieces(filter_rows(weight, x), windows, maps)
+        matmul_in_pieces(weight_matrix(weight, x), windows, maps)
         largest, winners = pool_halves(maps)
         y = relu(largest + conv.bias.value[:, np.newaxis])
         self.save_for_backward(x, windows, winners, y)
-        return batch_first(y.reshape(*y.shape[:2], -1, len(x)))
+        return from_hcwn(y.reshape(*y.shape[:2], -1, len(x)))
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         maps = self.backward_to_maps(grad_output)
@@ -135,7 +135,7 @@ class ConvReLUPool(Layer):
         grad = maps.transpose(1, 2, 3, 0, 4)
         grad = grad.reshape(rows, filters, -1, len(x))
         return conv2d_grad_input(
-            batch_first(grad),
+            from_hcwn(grad),
             conv.weight.value,
             x.shape,
             conv.stride,
@@ -149,7 +149,7 @@ class ConvReLUPool(Layer):
     def backward_to_maps(self, grad_output: np.ndarray) -> np.ndarray:
         """Set the parameters' gradients; return that to the maps."""
         _, windows, winners, y = self.saved()
-        grad = relu_backward(batch_last(grad_output).reshape(y.shape), y)
+        grad = relu_backward(to_hcwn(grad_output).reshape(y.shape), y)
         self.conv.bias.grad = np.einsum("ifl->f", grad)
         maps = unpool_halves(grad, winners)  # (2, H', F, W'N/2)
         # (2, H', kCk, L) @ (2, H', L, F), and the sum over halves and rows

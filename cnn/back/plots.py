@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn.training import Epoch
+from cnn.training import EpochMetrics
 
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def plot_filters(weight: np.ndarray, columns: int = 8) -> "Figure":
     return figure
 
 
-def plot_history(history: Sequence[Epoch]) -> "Figure":
+def plot_history(history: Sequence[EpochMetrics]) -> "Figure":
     """Loss and accuracy against the epoch, for training and validation."""
     import matplotlib.pyplot as plt
 
