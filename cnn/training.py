@@ -27,22 +27,40 @@ def check_finite(loss: float, lr: float) -> None:
         )
 
 
+def partial_step(
+    network: Layer, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> tuple[float, int]:
+    """Forward, loss and backward on a part of a batch; updates nothing.
+
+    network: its parameters' grad becomes what this part adds to the batch's.
+    images: (P, C, H, W), the part; labels: (P,), of 0..K-1.
+    batch_size: B, the images of the whole batch; each counts 1 / B.
+    Returns what the part adds to the batch's mean loss, in nats, and how
+    many of its images are classified correctly.
+    """
+    criterion = CrossEntropyLoss()
+    share = len(labels) / batch_size
+    logits = network.forward(images)
+    loss = share * criterion.forward(logits, labels)
+    network.backward_parameters(share * criterion.backward())
+    return loss, int((logits.argmax(axis=1) == labels).sum())
+
+
 def train_step(
     network: Layer, optimizer: SGD, images: np.ndarray, labels: np.ndarray
 ) -> tuple[float, int]:
-    """Forward, loss, backward, update. Returns the loss and the hits.
+    """Forward, loss, backward, update: one step on one batch.
 
-    images: (N, C, H, W); labels: (N,), of 0..K-1. The loss, in nats, and
-    the number of images classified right are those before the update.
+    network, optimizer: are changed; the optimizer holds the parameters.
+    images: (N, C, H, W); labels: (N,), of 0..K-1.
+    Returns the mean loss, in nats, and how many images were classified
+    correctly, both before the update.
     ValueError, before anything is updated, if the loss is not finite.
     """
-    criterion = CrossEntropyLoss()
-    logits = network.forward(images)
-    loss = criterion.forward(logits, labels)
+    loss, correct = partial_step(network, images, labels, len(images))
     check_finite(loss, optimizer.lr)
-    network.backward_parameters(criterion.backward())
     optimizer.step()
-    return loss, int((logits.argmax(axis=1) == labels).sum())
+    return loss, correct
 
 
 Step = Callable[[Layer, SGD, np.ndarray, np.ndarray], tuple[float, int]]
@@ -61,14 +79,14 @@ def train_epoch(
 
     before_step: called with the number of each step, from 0.
     """
-    loss_sum, hits = 0.0, 0
+    loss_sum, correct = 0.0, 0
     batches = minibatches(dataset, batch_size, rng)
     for number, (images, labels) in enumerate(batches):
         before_step(number)
-        loss, step_hits = step(network, optimizer, images, labels)
+        loss, step_correct = step(network, optimizer, images, labels)
         loss_sum += loss * len(labels)
-        hits += step_hits
-    return loss_sum / len(dataset), hits / len(dataset)
+        correct += step_correct
+    return loss_sum / len(dataset), correct / len(dataset)
 
 
 def check_positive(**counts: float) -> None:
@@ -94,8 +112,8 @@ def predict(network: Layer, images: np.ndarray) -> np.ndarray:
 def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
     """Mean loss (nats) and accuracy (0..1) of a network on a data set."""
     logits = predict(network, dataset.images)
-    hits = logits.argmax(axis=1) == dataset.labels
-    return cross_entropy(logits, dataset.labels), float(hits.mean())
+    correct = logits.argmax(axis=1) == dataset.labels
+    return cross_entropy(logits, dataset.labels), float(correct.mean())
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from cnn.training import (
     EpochMetrics,
     epochs_since_best,
     load_checkpoint,
+    partial_step,
     save_checkpoint,
     state_dict,
 )
@@ -223,10 +224,31 @@ def test_history_is_the_mean_over_images():
 
 def test_train_step_counts_before_the_update():
     network, optimizer, _ = start()
-    loss, hits = evaluate(network, FEW)
+    loss, accuracy = evaluate(network, FEW)
     given = train_step(network, optimizer, FEW.images, FEW.labels)
-    assert given == pytest.approx((loss, hits * len(FEW)), rel=1e-5)
+    assert given == pytest.approx((loss, accuracy * len(FEW)), rel=1e-5)
     assert evaluate(network, FEW)[0] < loss
+
+
+def test_the_parts_of_a_batch_add_up_to_the_batch():
+    # Parts of 50, 70 and 30: the mean of their means would be another loss.
+    network, optimizer, _ = start()
+    network.to(np.float64)
+    before = bits(network)
+    found = []
+    for i, j in ((0, 50), (50, 120), (120, 150)):
+        part = FEW.images[i:j].astype(np.float64), FEW.labels[i:j]
+        loss, correct = partial_step(network, *part, len(FEW))
+        grads = [p.grad.copy() for p in network.parameters()]
+        found.append((loss, correct, grads))
+    assert bits(network) == before
+    losses, corrects, grads = zip(*found, strict=True)
+    optimizer.lr = 0.0  # so that the gradients are left as they were found
+    loss, correct = train_step(network, optimizer, FEW.images, FEW.labels)
+    assert sum(losses) == pytest.approx(loss, rel=1e-12)
+    assert sum(corrects) == correct
+    for p, *parts in zip(network.parameters(), *grads, strict=True):
+        np.testing.assert_allclose(p.grad, sum(parts), rtol=0, atol=1e-12)
 
 
 def test_an_epoch_sees_each_image_once_in_a_new_order():
