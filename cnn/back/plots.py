@@ -1,4 +1,4 @@
-# Written by book/training/training.md. To keep edits: tangle.py --back.
+# Written by book/back/plots.md. To keep edits: tangle.py --back.
 """The book's figures: one palette, one style, and the shared plots."""
 
 from collections.abc import Sequence
@@ -60,7 +60,12 @@ def use_book_style() -> None:
 def plot_images(
     images: np.ndarray, titles: Sequence[str] | None = None, columns: int = 10
 ) -> "Figure":
-    """Images (N, 1, H, W) in a grid, in greys, each under its title."""
+    """Draw images in a grid, in greys, each under its title.
+
+    images: (N, 1, H, W).
+    titles: N texts, or None for none.
+    columns: how many images stand in a row.
+    """
     import matplotlib.pyplot as plt
 
     rows = -(-len(images) // columns)
@@ -80,7 +85,11 @@ def plot_images(
 
 
 def plot_filters(weight: np.ndarray, columns: int = 8) -> "Figure":
-    """The first channel of filters (F, C, k, k): weights from - to +."""
+    """Draw the first channel of each filter, from blue (-) to red (+).
+
+    weight: (F, C, k, k).
+    columns: how many filters stand in a row.
+    """
     import matplotlib.pyplot as plt
 
     rows = -(-len(weight) // columns)
@@ -101,7 +110,10 @@ def plot_filters(weight: np.ndarray, columns: int = 8) -> "Figure":
 
 
 def plot_history(history: Sequence[EpochMetrics]) -> "Figure":
-    """Loss and accuracy against the epoch, for training and validation."""
+    """Draw loss and accuracy by epoch, for training and validation.
+
+    history: one EpochMetrics an epoch, as train returns them.
+    """
     import matplotlib.pyplot as plt
 
     epochs = np.arange(1, len(history) + 1)
@@ -120,7 +132,7 @@ def plot_history(history: Sequence[EpochMetrics]) -> "Figure":
             label = "training" if split == "train" else split
             axis.plot(epochs, values, marker=".", label=label, **style)
         axis.set(xlabel="epoch", ylabel=f"{quantity} ({unit})")
-    axes[0].set_yscale("log")  # or the first epoch would dwarf the others
+    axes[0].set_yscale("log")
     axes[0].legend()
     return figure
 
@@ -134,9 +146,13 @@ def plot_seeds(
     color: str,
     **style: Any,
 ) -> None:
-    """The mean of several runs as a line, all that they span as a band.
+    """Draw the mean of several runs as a line, all they span as a band.
 
-    x: (P,); runs: (S, P), one row a seed. style: as for axis.plot.
+    axis: where to draw.
+    x: (P,), the places along the axis.
+    runs: (S, P), one row a seed.
+    label, color: of the line and of its band.
+    style: as for axis.plot.
     """
     axis.plot(x, runs.mean(axis=0), label=label, color=color, **style)
     axis.fill_between(
@@ -152,7 +168,11 @@ def plot_seeds(
 def plot_confusion_matrix(
     confusion: np.ndarray, class_names: Sequence[str]
 ) -> "Figure":
-    """Counts (K, K): rows the true class, columns the predicted one."""
+    """Draw a confusion matrix, each count in its cell, mistakes coloured.
+
+    confusion: (K, K), rows the true class, columns the predicted one.
+    class_names: K texts.
+    """
     import matplotlib.pyplot as plt
 
     mistakes = confusion - np.diag(np.diag(confusion))
