@@ -19,17 +19,19 @@ from cnn.beyond.fast import (
     ConvReLUPool,
     blocks_of,
     flat,
+    from_hcwn,
     keep_freed_memory,
     matmul_in_pieces,
     pool_halves,
     quicker,
     share_of_step,
+    sliding_windows,
+    to_hcwn,
     unflat,
     unpool_halves,
     windows_in_halves,
 )
 from cnn.beyond.parallel import ParallelStep
-from cnn.convolution import from_hcwn, sliding_windows, to_hcwn
 
 
 def build(seed: int = 0) -> cnn.Sequential:

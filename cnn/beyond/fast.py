@@ -10,21 +10,91 @@ from itertools import pairwise
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from cnn.convolution import (
-    Conv2d,
-    Pair,
-    conv2d_grad_input,
-    from_hcwn,
-    output_size,
-    pad,
-    to_hcwn,
-    weight_matrix,
-)
+from cnn.convolution import Conv2d, Pair, Size, output_size, pair
 from cnn.layer import Layer, Parameter, check_batch
 from cnn.loss import CrossEntropyLoss
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu, relu_backward
+
+
+def to_hcwn(x: np.ndarray) -> np.ndarray:
+    """x (N, C, H, W) as a contiguous block (H, C, W, N).
+
+    A view where x already lies in memory that way, else a copy.
+    """
+    return np.ascontiguousarray(x.transpose(2, 1, 3, 0))
+
+
+def from_hcwn(block: np.ndarray) -> np.ndarray:
+    """A block (H, C, W, N) seen as (N, C, H, W): the same memory."""
+    return block.transpose(3, 1, 0, 2)
+
+
+def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
+    """A block (H, C, W, N) with a frame of value around its images."""
+    rows, columns = pair(padding, "padding", 0)
+    if rows == columns == 0:
+        return block
+    widths = ((rows, rows), (0, 0), (columns, columns), (0, 0))
+    return np.pad(block, widths, constant_values=value)
+
+
+def row_slabs(
+    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> np.ndarray:
+    """The windows along every row of x, each laid out as a column.
+
+    (N, C, H, W) -> (H + 2p, C*k, W'*N), one slab a row: k copies in all,
+    each with long runs.
+    """
+    _, width = pair(kernel_size, "kernel_size", 1)
+    _, right = pair(stride, "stride", 1)
+    _, cols = output_size(x.shape[2:], kernel_size, stride, padding)
+    block = pad(to_hcwn(x), padding)
+    rows, channels, _, n = block.shape
+    slabs = np.empty((rows, channels, width, cols, n), x.dtype)
+    for v in range(width):
+        slabs[:, :, v] = block[:, :, v : v + right * cols : right]
+    return slabs.reshape(rows, channels * width, cols * n)
+
+
+def sliding_windows(
+    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> np.ndarray:
+    """Every window of x as a column, in one matrix for each row of windows.
+
+    (N, C, H, W) -> (H', k*C*k, W'*N), read-only: matrix i is the slabs
+    s*i, ..., s*i + k - 1 of row_slabs, and its neighbours share their memory.
+    """
+    check_batch(x, "(N, C, H, W)", "conv2d")
+    height, _ = pair(kernel_size, "kernel_size", 1)
+    down, _ = pair(stride, "stride", 1)
+    rows, _ = output_size(x.shape[2:], kernel_size, stride, padding)
+    slabs = row_slabs(x, kernel_size, stride, padding)
+    _, depth, length = slabs.shape
+    step, *within = slabs.strides
+    windows: np.ndarray = as_strided(
+        slabs,
+        (rows, height * depth, length),
+        (down * step, *within),
+        writeable=False,
+    )
+    return windows
+
+
+def weight_matrix(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Each filter as a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk).
+
+    ValueError if x (N, C, H, W) has another number of channels.
+    """
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_channels to {x.shape[1]}."
+        )
+    return weight.transpose(0, 2, 1, 3).reshape(len(weight), -1)
 
 
 def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -38,6 +108,70 @@ def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     for start in range(0, b.shape[-1], columns):
         piece = slice(start, start + columns)
         np.matmul(a, b[..., piece], out=out[..., piece])
+
+
+def add_slabs(
+    slabs: np.ndarray,
+    input_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+) -> np.ndarray:
+    """The transpose of row_slabs: each window's numbers added where it lay.
+
+    (H + 2p, C*k, W'*N) -> (N, C, H, W), which is input_shape.
+    """
+    n, channels, height, breadth = input_shape
+    top, left = pair(padding, "padding", 0)
+    _, width = pair(kernel_size, "kernel_size", 1)
+    _, right = pair(stride, "stride", 1)
+    rows = height + 2 * top
+    slabs = slabs.reshape(rows, channels, width, -1, n)
+    reach = right * slabs.shape[3]
+    block = np.zeros((rows, channels, breadth + 2 * left, n), slabs.dtype)
+    for v in range(width):
+        # Windows overlap, and a pixel collects from all of them: +=.
+        block[:, :, v : v + reach : right] += slabs[:, :, v]
+    return from_hcwn(block[top : top + height, :, left : left + breadth])
+
+
+def slabs_grad_input(
+    grad_output: np.ndarray,
+    weight: np.ndarray,
+    input_shape: tuple[int, ...],
+    stride: Size = 1,
+    padding: Size = 0,
+) -> np.ndarray:
+    """dL/dx: each output's gradient goes back to the pixels it read.
+
+    (N, F, H', W') -> (N, C, H, W), which is input_shape.
+    """
+    filters, channels, height, width = weight.shape
+    top, _ = pair(padding, "padding", 0)
+    down, _ = pair(stride, "stride", 1)
+    grad = to_hcwn(grad_output)  # (H', F, W', N)
+    rows = len(grad)
+    grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
+    turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
+    turned = turned.reshape(height, filters, -1)  # (k, F, Ck)
+    slabs = np.empty(
+        (input_shape[2] + 2 * top, channels * width, grad.shape[1]),
+        grad.dtype,
+    )
+    for r, slab in enumerate(slabs):
+        # The output rows first, ..., last - 1 read this row.
+        first = max(0, -((height - 1 - r) // down))  # rounded up
+        last = min(r // down + 1, rows)
+        if first < last:
+            u = r - down * first
+            kernels = turned[height - 1 - u :: down][: last - first]
+            kernels = kernels.reshape(-1, len(slab))
+            # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
+            readers = grad[first * filters : last * filters]
+            matmul_in_pieces(kernels.T, readers, out=slab)
+        else:
+            slab[...] = 0
+    return add_slabs(slabs, input_shape, (height, width), stride, padding)
 
 
 def windows_in_halves(
@@ -134,13 +268,12 @@ class ConvReLUPool(Layer):
         maps = maps.reshape(2, rows, filters, -1, len(x))
         grad = maps.transpose(1, 2, 3, 0, 4)
         grad = grad.reshape(rows, filters, -1, len(x))
-        return conv2d_grad_input(
+        return slabs_grad_input(
             from_hcwn(grad),
             conv.weight.value,
             x.shape,
             conv.stride,
             conv.padding,
-            matmul_in_pieces,
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
