@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, map_coordinates
 
@@ -27,7 +27,6 @@ def draw_images(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape)
 
 
-@settings(deadline=None, max_examples=60)
 @given(seeds, sizes, sizes, sizes, sizes, st.integers(1, 3))
 def test_bilinear_is_scipys(
     seed: int, height: int, width: int, rows_out: int, out: int, channels: int
@@ -64,7 +63,6 @@ def test_far_outside_there_is_only_fill() -> None:
             assert np.isclose(bilinear(images, *places, FILL)[0, 0], FILL)
 
 
-@settings(deadline=None, max_examples=40)
 @given(seeds, st.integers(2, 9), st.integers(2, 9))
 def test_affine_places_are_scipys(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)

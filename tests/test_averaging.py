@@ -2,21 +2,15 @@
 
 import numpy as np
 import pytest
+from toys import two_matrices
 
 from cnn.beyond.averaging import ExponentialMovingAverage
-from cnn.linear import Linear
-from cnn.network import Sequential, load_state_dict
-from cnn.relu import ReLU
-
-
-def small_network() -> Sequential:
-    rng = np.random.default_rng(0)
-    return Sequential(Linear(3, 4, rng=rng), ReLU(), Linear(4, 2, rng=rng))
+from cnn.network import load_state_dict
 
 
 def test_the_average_is_its_unrolled_sum() -> None:
     rng = np.random.default_rng(1)
-    network = small_network()
+    network = two_matrices()
     network.to(np.float64)
     seen = [[p.value.copy() for p in network.parameters()]]
     average = ExponentialMovingAverage(network, decay=0.8)
@@ -37,7 +31,7 @@ def test_the_average_is_its_unrolled_sum() -> None:
 
 
 def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
-    network = small_network()
+    network = two_matrices()
     average = ExponentialMovingAverage(network, decay=0.5)
     first = [p.value.copy() for p in network.parameters()]
     for p in network.parameters():
@@ -52,7 +46,7 @@ def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
 
 
 def test_with_decay_zero_it_is_the_network_itself() -> None:
-    network = small_network()
+    network = two_matrices()
     average = ExponentialMovingAverage(network, decay=0)
     network.parameters()[0].value += 1
     average.update()
@@ -63,4 +57,4 @@ def test_with_decay_zero_it_is_the_network_itself() -> None:
 @pytest.mark.parametrize("decay", [-0.1, 1.0, np.nan])
 def test_a_decay_out_of_range(decay: float) -> None:
     with pytest.raises(ValueError, match=r"expected 0 <= decay < 1\. To"):
-        ExponentialMovingAverage(small_network(), decay)
+        ExponentialMovingAverage(two_matrices(), decay)

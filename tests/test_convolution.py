@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnn.convolution import (
@@ -29,9 +29,6 @@ from cnn.gradient_check import (
     numerical_gradient,
     relative_error,
 )
-
-
-torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,6 @@ def close(ours, theirs):
 
 
 @in_turn
-@settings(max_examples=250, deadline=None)
 @given(cases())
 def test_forward_agrees_with_pytorch(case):
     x, weight, bias, _ = case.arrays()
@@ -132,7 +128,6 @@ def test_forward_agrees_with_pytorch(case):
 
 
 @in_turn
-@settings(max_examples=250, deadline=None)
 @given(cases())
 def test_backward_agrees_with_pytorch(case):
     x, weight, _, rng = case.arrays()
@@ -145,7 +140,6 @@ def test_backward_agrees_with_pytorch(case):
         close(mine, leaf.grad)
 
 
-@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_the_layer_is_the_functions(case):
     x, weight, bias, rng = case.arrays()
@@ -243,7 +237,6 @@ def test_grad_input_measured_with_a_step_of_one():
     assert relative_error(ours, numerical_gradient(loss, x, h=1.0)) < 1e-12
 
 
-@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_backward_is_the_transpose_of_forward(case):
     """<T x, g> = <x, T'g>, and row2im is the transpose of im2row."""
@@ -285,7 +278,6 @@ def test_windows_of_the_four_by_four_image():
     np.testing.assert_array_equal(windows.transpose(0, 2, 1), expected)
 
 
-@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_windows_are_those_of_numpy_and_share_their_slabs(case):
     x, _, _, _ = case.arrays()
@@ -303,7 +295,6 @@ def test_windows_are_those_of_numpy_and_share_their_slabs(case):
 # --- sizes ------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     h=st.integers(1, 40),
     k=st.integers(1, 12),
@@ -333,7 +324,6 @@ def test_pair():
 # --- memory -----------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_the_output_lies_in_memory_with_the_batch_last(case):
     x, weight, bias, _ = case.arrays()

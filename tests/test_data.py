@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn import data
@@ -400,7 +400,6 @@ FIRST_VALIDATION = [4013, 23840, 29603, 43011, 58703]
 
 
 @given(st.integers(2, 500), st.data())
-@settings(max_examples=50, deadline=None)
 def test_splits_share_nothing_and_lose_nothing(count, drawn):
     size = drawn.draw(st.integers(0, count - 1))
     train, validation = split(count, size)
@@ -425,7 +424,6 @@ def test_digits_load():
         lambda values: len(set(values)) > 1
     )
 )
-@settings(max_examples=100, deadline=None)
 def test_mean_and_std_are_numpys(values):
     pixels = np.array(values, np.uint8)[:, np.newaxis, np.newaxis]
     mean, std = mean_and_std(pixels)
@@ -476,7 +474,6 @@ def numbered(n: int) -> Dataset:
 
 
 @given(st.integers(0, 70), st.integers(1, 80), st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
 def test_minibatches_hold_each_image_once_with_its_label(n, size, seed):
     batches = list(minibatches(numbered(n), size, np.random.default_rng(seed)))
     assert len(batches) == -(-n // size)

@@ -10,9 +10,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toys import to_torch
 
 import cnn
 from cnn.beyond.fast import (
@@ -82,7 +83,6 @@ def in_halves(block: np.ndarray) -> np.ndarray:
     return halves.reshape(*halves.shape[:3], -1)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.tuples(*[st.integers(1, 3)] * 4), st.booleans(), st.integers(0, 99))
 def test_pooling_halves_is_pytorchs_with_its_choice_among_equals(
     sizes, ties, seed
@@ -103,7 +103,6 @@ def test_pooling_halves_is_pytorchs_with_its_choice_among_equals(
     assert maps.dtype == np.float32
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.tuples(*[st.integers(1, 3)] * 4),
     st.tuples(*[st.integers(1, 3)] * 2),
@@ -144,7 +143,6 @@ def test_a_product_in_pieces_is_the_product(columns, size, monkeypatch):
         assert pieces == [columns]
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     st.tuples(*[st.integers(1, 3)] * 3),
     st.integers(1, 2),
@@ -272,19 +270,7 @@ def test_the_gradient_and_the_update_are_those_of_train_step(workers, n):
 
 def test_ten_steps_stay_beside_pytorch():
     network, (x, labels) = build(), batch(24)
-    theirs = nn.Sequential(
-        nn.Conv2d(1, 3, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(3, 4, 2),
-        nn.ReLU(),
-        nn.MaxPool2d(3, 1),
-        nn.Flatten(),
-        nn.Linear(16, 5),
-    ).double()
-    pairs = zip(theirs.parameters(), network.parameters(), strict=True)
-    for p, ours in pairs:
-        p.data = torch.from_numpy(ours.value.copy())
+    theirs = to_torch(network)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.05, 0.9)
     sgd = cnn.SGD(network.parameters(), 0.05, 0.9)
     with ParallelStep(network, workers=2, block_size=5) as step:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn import (
@@ -26,14 +26,12 @@ filters = st.tuples(sizes, sizes, sizes, sizes)
 
 
 @given(matrices | filters)
-@settings(max_examples=200, deadline=None)
 def test_fans_agree_with_pytorch(shape):
     theirs = torch.nn.init._calculate_fan_in_and_fan_out(torch.empty(shape))
     assert fans(shape) == theirs
 
 
 @given(filters)
-@settings(max_examples=50, deadline=None)
 def test_fans_are_the_products_that_can_be_counted(shape):
     """With ones everywhere, a sum is the number of its terms."""
     f, c = shape[:2]
@@ -72,7 +70,6 @@ def test_sizes_agree_with_pytorch(shape, name):
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
-@settings(max_examples=200, deadline=None)
 def test_sizes_grant_their_wishes(fan_in, fan_out):
     """He: fan_in sigma^2 / 2 = 1. Xavier: the mean of both wishes is 1."""
     assert fan_in * he_std(fan_in, fan_out) ** 2 / 2 == pytest.approx(1)

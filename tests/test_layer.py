@@ -5,47 +5,19 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import CONTRACT_LAYERS
 
 from cnn import (
-    Conv2d,
-    Flatten,
     Layer,
     Linear,
-    MaxPool2d,
     Parameter,
     ReLU,
-    Sequential,
 )
 from cnn.layer import check_batch
 
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-LAYERS = {
-    "Conv2d": (lambda: Conv2d(2, 3, 3, padding=1, rng=rng()), (4, 2, 6, 6)),
-    "ReLU": (ReLU, (4, 2, 6, 6)),
-    "MaxPool2d": (lambda: MaxPool2d(2), (4, 2, 6, 6)),
-    "Flatten": (Flatten, (4, 2, 6, 6)),
-    "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
-    "Sequential": (
-        lambda: Sequential(
-            Conv2d(2, 3, 3, rng=rng()),
-            ReLU(),
-            MaxPool2d(2),
-            Flatten(),
-            Linear(12, 3, rng=rng()),
-        ),
-        (4, 2, 6, 6),
-    ),
-}
-
-
-@pytest.fixture(params=LAYERS)
-def layer_and_x(request):
-    make, shape = LAYERS[request.param]
-    return make(), rng().standard_normal(shape).astype(np.float32)
 
 
 def test_importing_cnn_costs_numpy_alone():
@@ -137,8 +109,7 @@ def test_backward_parameters_gives_the_same_gradients(layer_and_x):
 def test_backward_before_forward(layer_and_x):
     layer, x = layer_and_x
     shape = layer.forward(x).shape
-    make = {type(m()).__name__: m for m, _ in LAYERS.values()}
-    fresh = make[type(layer).__name__]()
+    fresh = CONTRACT_LAYERS[type(layer).__name__][0]()
     for backward in (fresh.backward, fresh.backward_parameters):
         with pytest.raises(ValueError, match="before forward") as caught:
             backward(np.ones(shape, np.float32))

@@ -6,7 +6,7 @@ Sizes N, D, M are drawn apart, so that a transposed product cannot pass.
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.convolution import from_hcwn
@@ -14,7 +14,6 @@ from cnn.gradient_check import check_gradients
 from cnn.linear import Flatten, Linear, linear, linear_backward
 
 
-torch.set_num_threads(1)
 SIZES = st.tuples(*3 * [st.integers(1, 9)])
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -26,7 +25,6 @@ def draw(sizes, seed):
     return [rng.standard_normal(shape) for shape in shapes]
 
 
-@settings(max_examples=200, deadline=None)
 @given(SIZES, SEEDS)
 def test_forward_and_backward_agree_with_pytorch(sizes, seed):
     x, weight, bias, grad_output = draw(sizes, seed)
@@ -45,7 +43,6 @@ def test_forward_and_backward_agree_with_pytorch(sizes, seed):
         )
 
 
-@settings(max_examples=200, deadline=None)
 @given(SIZES, SEEDS)
 def test_forward_is_the_sum_that_defines_it(sizes, seed):
     x, weight, bias, _ = draw(sizes, seed)
@@ -55,7 +52,6 @@ def test_forward_is_the_sum_that_defines_it(sizes, seed):
         assert y[n, m] == pytest.approx(sum(products) + bias[m], abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.tuples(*3 * [st.integers(1, 5)]), SEEDS)
 def test_layer_agrees_with_differences(sizes, seed):
     rng = np.random.default_rng(seed)
@@ -169,7 +165,6 @@ def test_backward_before_forward_is_named(layer):
 SHAPES = st.tuples(*4 * [st.integers(1, 5)])
 
 
-@settings(max_examples=200, deadline=None)
 @given(SHAPES, st.booleans())
 def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
     n, c, h, w = shape

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -36,12 +36,10 @@ def classifications(draw):
     return np.array(labels), np.array(predictions), classes
 
 
-beside_sklearn = settings(max_examples=200, deadline=None)
 # One class absent, one never said, one neither.
 gaps = (np.array([0, 0, 1, 1]), np.array([0, 2, 0, 2]), 4)
 
 
-@beside_sklearn
 @given(classifications())
 @example(gaps)
 def test_confusion_matrix_is_that_of_sklearn(case):
@@ -54,7 +52,6 @@ def test_confusion_matrix_is_that_of_sklearn(case):
     assert ours.shape == (classes, classes)
 
 
-@beside_sklearn
 @given(classifications())
 @example(gaps)
 def test_accuracy_is_that_of_sklearn(case):
@@ -63,7 +60,6 @@ def test_accuracy_is_that_of_sklearn(case):
     assert ours == pytest.approx(sk.accuracy_score(labels, predictions))
 
 
-@beside_sklearn
 @given(classifications())
 @example(gaps)
 def test_each_class_has_the_scores_of_sklearn(case):
@@ -78,7 +74,6 @@ def test_each_class_has_the_scores_of_sklearn(case):
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
-@beside_sklearn
 @given(classifications())
 @example(gaps)
 def test_each_average_is_that_of_sklearn(average, case):

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from toys import seed_network, to_torch, two_convolutions
 
 from cnn import (
     SGD,
-    Conv2d,
     CrossEntropyLoss,
-    Flatten,
     Layer,
     Linear,
     MaxPool2d,
@@ -29,59 +28,6 @@ from cnn import (
     save_parameters,
 )
 from cnn.network import load_arrays, load_state_dict, save_arrays
-
-
-torch.set_num_threads(1)
-
-
-def seed_network(seed: int = 0, filters: int = 3) -> Sequential:
-    """The book's network, for 8x8 images, in float64."""
-    rng = np.random.default_rng(seed)
-    return Sequential(
-        Conv2d(1, filters, 3, rng=rng),
-        ReLU(),
-        MaxPool2d(2),
-        Flatten(),
-        Linear(filters * 9, 10, rng=rng),
-    ).to(np.float64)
-
-
-def two_convolutions(seed: int = 0) -> Sequential:
-    """Each layer's dL/dx matters; stride, padding, overlapping windows."""
-    rng = np.random.default_rng(seed)
-    return Sequential(
-        Conv2d(2, 3, 3, padding=1, rng=rng),  # (9, 9) -> (9, 9)
-        ReLU(),
-        Conv2d(3, 4, 3, stride=2, rng=rng),  # -> (4, 4)
-        ReLU(),
-        MaxPool2d(3, stride=1),  # -> (2, 2)
-        Flatten(),
-        Linear(16, 5, rng=rng),
-    ).to(np.float64)
-
-
-def torch_twin(network: Sequential) -> torch.nn.Sequential:
-    """The same layers in PyTorch, with the same weights."""
-
-    def twin(layer: Layer) -> torch.nn.Module:
-        if isinstance(layer, Conv2d):
-            f, c, *kernel = layer.weight.value.shape
-            return torch.nn.Conv2d(c, f, kernel, layer.stride, layer.padding)
-        if isinstance(layer, MaxPool2d):
-            return torch.nn.MaxPool2d(
-                layer.kernel_size, layer.stride, layer.padding
-            )
-        if isinstance(layer, Linear):
-            return torch.nn.Linear(*layer.weight.value.shape[::-1])
-        return {ReLU: torch.nn.ReLU, Flatten: torch.nn.Flatten}[type(layer)]()
-
-    twins = torch.nn.Sequential(*map(twin, network.layers)).double()
-    with torch.no_grad():
-        for mine, theirs in zip(
-            network.parameters(), twins.parameters(), strict=True
-        ):
-            theirs.copy_(torch.from_numpy(mine.value))
-    return twins
 
 
 def gradients(network: Layer) -> list[np.ndarray]:
@@ -99,7 +45,6 @@ def equal(these: list[np.ndarray], those: list[np.ndarray]) -> bool:
 # --- forward and backward --------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     depth=st.integers(1, 4),
     width=st.integers(1, 5),
@@ -184,7 +129,7 @@ def test_a_lost_gradient_is_noticed():
 )
 def test_gradients_agree_with_pytorch(network, shape):
     mine = network()
-    theirs = torch_twin(mine)
+    theirs = to_torch(mine)
     rng = np.random.default_rng(3)
     x = rng.standard_normal(shape)
     y = mine.forward(x)
@@ -206,7 +151,7 @@ def test_gradients_agree_with_pytorch(network, shape):
 def test_fifty_steps_beside_pytorch(network, shape, classes):
     """Momentum, weight decay, 50 minibatches: every weight stays equal."""
     mine = network()
-    theirs = torch_twin(mine)
+    theirs = to_torch(mine)
     how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
     optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
     optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)

@@ -5,13 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn import SGD, Parameter, cosine_schedule
 
-
-torch.set_num_threads(1)
 
 shapes = st.lists(
     st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
@@ -27,7 +25,6 @@ shapes = st.lists(
     st.just(0.0) | st.floats(1e-4, 0.5),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=200, deadline=None)
 def test_steps_agree_with_pytorch(shapes, lr, momentum, decay, seed):
     """Twenty steps of drawn gradients, the learning rate halved half way."""
     rng = np.random.default_rng(seed)
@@ -164,7 +161,6 @@ def test_the_limits_themselves_are_allowed():
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 50))
-@settings(max_examples=50, deadline=None)
 def test_cosine_agrees_with_pytorch(lr, steps):
     w = torch.nn.Parameter(torch.zeros(1))
     reference = torch.optim.SGD([w], lr=lr)

@@ -14,6 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from short_training import (
+    FEW,
+    HELD_OUT,
+    TEST,
+    TRAINING,
+    VALIDATION,
+    bits,
+    run,
+    start,
+)
+from toys import seed_network, to_torch
 
 from cnn import (
     SGD,
@@ -26,7 +38,6 @@ from cnn import (
     Sequential,
     cosine_schedule,
     evaluate,
-    load_dataset,
     predict,
     save_parameters,
     softmax,
@@ -44,37 +55,6 @@ from cnn.training import (
 
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING, VALIDATION, TEST = load_dataset("digits")
-FEW = TRAINING.subset(slice(150))
-HELD_OUT = VALIDATION.subset(slice(60))
-
-
-def build(rng, filters=4):
-    return Sequential(
-        Conv2d(1, filters, 3, rng=rng),
-        ReLU(),
-        MaxPool2d(2),
-        Flatten(),
-        Linear(filters * 9, 10, rng=rng),
-    )
-
-
-def start(seed=0, lr=0.05, filters=4):
-    rng = np.random.default_rng(seed)
-    network = build(rng, filters)
-    return network, SGD(network.parameters(), lr, 0.9, 1e-4), rng
-
-
-def run(seed=0, *, lr=0.05, data=FEW, held_out=HELD_OUT, **options):
-    """A short training: its network, optimizer and history."""
-    network, optimizer, rng = start(seed, lr)
-    options = {"epochs": 3, "batch_size": 32} | options
-    history = train(network, optimizer, data, held_out, rng=rng, **options)
-    return network, optimizer, history
-
-
-def bits(network):
-    return {p.name: p.value.tobytes() for p in network.parameters()}
 
 
 # --- it learns -------------------------------------------------------------
@@ -115,12 +95,8 @@ def test_reaches_its_accuracy_on_the_digits():
 
 def test_agrees_with_a_loop_in_pytorch():
     # Five epochs in float64, momentum, decay, schedule, a last small batch.
-    # (Imported here: the children that are killed need not wait for it.)
-    import torch
-
-    torch.set_num_threads(1)
     rng = np.random.default_rng(3)
-    network = build(rng).to(np.float64)
+    network = seed_network(rng, 4)
     optimizer = SGD(network.parameters(), 0.05, 0.9, 1e-3)
     data = Dataset(
         "digits",
@@ -130,18 +106,7 @@ def test_agrees_with_a_loop_in_pytorch():
         0,
         1,
     )
-    theirs = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(2),
-        torch.nn.Flatten(),
-        torch.nn.Linear(36, 10),
-    ).double()
-    with torch.no_grad():
-        for theirs_p, p in zip(
-            theirs.parameters(), network.parameters(), strict=True
-        ):
-            theirs_p.copy_(torch.from_numpy(p.value.copy()))
+    theirs = to_torch(network)
     their_optimizer = torch.optim.SGD(
         theirs.parameters(), 0.05, 0.9, weight_decay=1e-3
     )
@@ -448,7 +413,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-import test_training as t
+import short_training as t
 from cnn import cosine_schedule
 
 def kill():
@@ -597,7 +562,7 @@ def test_silent_where_there_is_no_terminal(capfd):
 def test_a_bar_on_the_error_stream_of_a_terminal():
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_training as t; t.run()"
+        "import short_training as t; t.run()"
     )
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))

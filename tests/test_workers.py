@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from short_training import FEW, VALIDATION
 
 from cnn import (
     SGD,
@@ -21,7 +22,6 @@ from cnn import (
     MaxPool2d,
     ReLU,
     Sequential,
-    load_dataset,
     open_workers,
     train,
     train_step,
@@ -31,8 +31,6 @@ from cnn.beyond.workers import blueprint
 
 pytest.importorskip("distributed")
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING, VALIDATION, _ = load_dataset("digits")
-FEW = TRAINING.subset(slice(150))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,65 @@
+"""What all tests share: how hard they try, and the layers under contract.
+
+HYPOTHESIS_PROFILE chooses how many cases each drawn test tries: `quick`
+while one works, `ci` where nobody waits (and wherever CI is set), `thorough`
+before a release.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from toys import one_of_each
+
+from cnn import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+
+
+# The arrays here are so small that threads would only wait for each other.
+torch.set_num_threads(1)
+
+# No deadline: a case that is slow on a busy machine is not wrong. In ci the
+# same cases are drawn each time, so that only a change can break it.
+settings.register_profile("quick", max_examples=50, deadline=None)
+settings.register_profile(
+    "ci",
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+)
+settings.register_profile(
+    "thorough",
+    max_examples=3000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE")
+    or ("ci" if os.environ.get("CI") else "quick")
+)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# Each layer that `cnn` exports, how it is made, and the shape of an x for it.
+# All that the contract asks is tested of each of them, in test_layer.py.
+CONTRACT_LAYERS = {
+    "Conv2d": (lambda: Conv2d(2, 3, 3, padding=1, rng=rng()), (4, 2, 6, 6)),
+    "ReLU": (ReLU, (4, 2, 6, 6)),
+    "MaxPool2d": (lambda: MaxPool2d(2), (4, 2, 6, 6)),
+    "Flatten": (Flatten, (4, 2, 6, 6)),
+    "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
+    "Sequential": (one_of_each, (4, 2, 6, 6)),
+}
+
+
+@pytest.fixture(params=CONTRACT_LAYERS)
+def layer_and_x(request: pytest.FixtureRequest) -> tuple[Layer, np.ndarray]:
+    """Each layer of the contract in turn, and an input for it (float32)."""
+    make, shape = CONTRACT_LAYERS[request.param]
+    return make(), rng().standard_normal(shape).astype(np.float32)
