@@ -205,10 +205,3 @@ def test_layer_refuses_bad_sizes_at_once():
         MaxPool2d(2, 0)
     with pytest.raises(ValueError, match="kernel_size is 0; expected"):
         MaxPool2d(0)
-
-
-def test_backward_before_forward_is_refused():
-    with pytest.raises(
-        ValueError, match=r"MaxPool2d.backward .*before forward.*Call forward"
-    ):
-        MaxPool2d(2).backward(np.ones((1, 1, 2, 2)))

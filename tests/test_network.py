@@ -405,8 +405,3 @@ def test_one_layer_at_two_places_is_refused():
         Sequential(relu, Linear(2, 2, rng=rng), relu)
     assert "each once" in str(caught.value)
     assert "Make a new layer" in str(caught.value)
-
-
-def test_backward_before_forward_is_refused():
-    with pytest.raises(ValueError, match="before forward"):
-        seed_network().backward(np.ones((1, 10)))

@@ -72,17 +72,6 @@ def test_nan_is_not_hidden():
     np.testing.assert_array_equal(y, [np.nan, np.inf, 0])
 
 
-def test_nothing_writes_into_its_arguments():
-    rng = np.random.default_rng(0)
-    x, grad_output = rng.standard_normal((2, 3, 4))
-    x.flags.writeable = grad_output.flags.writeable = False
-    layer = ReLU()
-    y = layer.forward(x)
-    grad_input = layer.backward(grad_output)
-    assert not np.shares_memory(y, x)
-    assert not np.shares_memory(grad_input, grad_output)
-
-
 def test_gates_are_those_of_the_last_forward_not_of_the_gradient():
     layer = ReLU()
     layer.forward(np.array([-1.0, -1.0]))
@@ -121,10 +110,3 @@ def test_a_unit_that_answers_to_nothing_gets_no_gradient():
     assert not grad[:, 1].any()
     assert grad[:, 0].any()
     assert grad[:, 2].any()
-
-
-def test_backward_before_forward_is_named():
-    with pytest.raises(ValueError, match=r"ReLU\.backward") as caught:
-        ReLU().backward(np.ones(3))
-    assert "before forward" in str(caught.value)
-    assert "Call forward(x) first" in str(caught.value)
