@@ -216,7 +216,7 @@ def cost_against_size(threads: int) -> dict[str, list[float]]:
             sgd = cnn.SGD(network.parameters(), 0.01)
             block = max(16, 48 * 28**2 // side**2)  # for the cache
             with cnn.ParallelStep(
-                network, workers=threads, block_size=block
+                network, workers=threads, microbatch_size=block
             ) as step:
 
                 def train(

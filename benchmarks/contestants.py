@@ -67,7 +67,7 @@ def ours(task: Task) -> Iterator[Contestant]:
     sgd = cnn.SGD(network.parameters(), LR)
     x, labels = task.images, task.labels
     with cnn.ParallelStep(
-        network, workers=task.threads, block_size=task.block_size
+        network, workers=task.threads, microbatch_size=task.block_size
     ) as step:
         yield Contestant(
             lambda: step(network, sgd, x, labels)[0],

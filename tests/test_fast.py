@@ -1,11 +1,6 @@
-"""The fast step: the same numbers as cnn.train_step, from several workers."""
+"""The fast layers: the same numbers in fewer passes over memory."""
 
-import copy
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,26 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from toys import to_torch
 
 import cnn
 from cnn.beyond.fast import (
     ConvReLUPool,
-    blocks_of,
-    flat,
     from_hcwn,
     keep_freed_memory,
     matmul_in_pieces,
     pool_halves,
     quicker,
-    share_of_step,
     sliding_windows,
     to_hcwn,
-    unflat,
     unpool_halves,
     windows_in_halves,
 )
-from cnn.beyond.parallel import ParallelStep
+from cnn.beyond.parallel import parameters_to_vector, worker_step
 
 
 def build(seed: int = 0) -> cnn.Sequential:
@@ -50,31 +40,17 @@ def build(seed: int = 0) -> cnn.Sequential:
     ).to(np.float64)
 
 
-class Mean(cnn.Layer):
-    """The mean of each map: (N, C, H, W) -> (N, C), and a word about it."""
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.save_for_backward(x.shape)
-        print("a mean")
-        return x.mean(axis=(2, 3))
-
-    def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (shape,) = self.saved()
-        grad = grad_output[:, :, np.newaxis, np.newaxis] * np.ones(shape)
-        return grad / (shape[2] * shape[3])
-
-
 def batch(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, 1, 12, 12)), rng.integers(0, 5, n)
 
 
 def values(network: cnn.Layer) -> np.ndarray:
-    return flat(p.value for p in network.parameters())
+    return parameters_to_vector(p.value for p in network.parameters())
 
 
 def grads(network: cnn.Layer) -> np.ndarray:
-    return flat(p.grad for p in network.parameters())
+    return parameters_to_vector(p.grad for p in network.parameters())
 
 
 def in_halves(block: np.ndarray) -> np.ndarray:
@@ -196,7 +172,7 @@ def test_quicker_network_computes_the_same_and_leaves_the_original():
     # The second pooling overlaps its windows.
     after = [type(layer) for layer in other.layers]
     assert after == [ConvReLUPool, *before[3:]]
-    a, b = (share_of_step(n, x, labels) for n in (network, other))
+    a, b = (worker_step(n, x, labels) for n in (network, other))
     assert a[:2] == pytest.approx(b[:2])
     assert np.allclose(a[2], b[2])
     for mine, its in zip(
@@ -232,313 +208,5 @@ def test_quicker_keeps_layers_that_only_derive_from_ours():
     assert [type(layer) for layer in layers[1:]] == [Other, cnn.MaxPool2d]
 
 
-@given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40))
-def test_blocks_are_the_batch_each_image_once_and_none_too_large(n, w, size):
-    x = np.arange(n)
-    parts = [blocks_of(x, x, worker, w, size) for worker in range(w)]
-    blocks = [b for part in parts for b, _ in part]
-    assert np.array_equal(np.concatenate(blocks), x)
-    assert max(map(len, blocks)) <= size
-    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
-    if n >= w * size:
-        assert all(parts)
-
-
-def test_unflat_is_the_inverse_of_flat():
-    parameters = build().parameters()
-    for p, value in unflat(values(build()), parameters):
-        assert np.array_equal(p.value, value)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("n", [2, 25])
-def test_the_gradient_and_the_update_are_those_of_train_step(workers, n):
-    network, (x, labels) = build(), batch(n)
-    twin = copy.deepcopy(network)
-    first, second = (
-        cnn.SGD(net.parameters(), 0.1, 0.9, 0.01) for net in (network, twin)
-    )
-    with ParallelStep(network, workers=workers, block_size=4) as step:
-        for _ in range(3):
-            ours = step(network, first, x, labels)
-            theirs = cnn.train_step(twin, second, x, labels)
-            assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
-            assert ours[1] == theirs[1]
-            assert np.allclose(grads(network), grads(twin), 1e-10, 1e-13)
-    assert np.allclose(values(network), values(twin), 1e-10, 1e-13)
-
-
-def test_ten_steps_stay_beside_pytorch():
-    network, (x, labels) = build(), batch(24)
-    theirs = to_torch(network)
-    optimizer = torch.optim.SGD(theirs.parameters(), 0.05, 0.9)
-    sgd = cnn.SGD(network.parameters(), 0.05, 0.9)
-    with ParallelStep(network, workers=2, block_size=5) as step:
-        for _ in range(10):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(
-                theirs(torch.from_numpy(x)), torch.from_numpy(labels)
-            )
-            loss.backward()
-            optimizer.step()
-            ours, _ = step(network, sgd, x, labels)
-            assert ours == pytest.approx(loss.item(), rel=1e-10)
-    flat_theirs = flat(p.detach().numpy() for p in theirs.parameters())
-    assert np.allclose(values(network), flat_theirs, 1e-9, 1e-12)
-
-
-def test_the_same_number_of_workers_gives_the_same_bits():
-    results = []
-    for _ in range(2):
-        network, (x, labels) = build().to(np.float32), batch(40)
-        sgd = cnn.SGD(network.parameters(), 0.1)
-        with ParallelStep(network, workers=2, block_size=8) as step:
-            for _ in range(3):
-                step(network, sgd, x.astype(np.float32), labels)
-        results.append(values(network))
-    assert np.array_equal(*results)
-
-
-def test_batches_may_change_in_size_dtype_and_image_size():
-    rng = np.random.default_rng(0)
-    conv = cnn.Conv2d(1, 5, 3, rng=rng)
-    layers = conv, cnn.ReLU(), cnn.MaxPool2d(2), Mean()
-    network = cnn.Sequential(*layers).to(np.float64)
-    sgd = cnn.SGD(network.parameters(), 0.0)
-    with ParallelStep(network, workers=2, block_size=4) as step:
-        for n, side, labels_dtype in (
-            (3, 12, int),
-            (30, 12, int),
-            (1, 12, int),
-            (8, 12, np.uint8),
-            (8, 9, np.uint8),
-            (8, 12, np.uint8),
-        ):
-            x, labels = batch(n)
-            x, labels = x[..., :side], labels.astype(labels_dtype)
-            loss, _ = step(network, sgd, x, labels)
-            logits = network.forward(x)
-            assert loss == pytest.approx(cnn.cross_entropy(logits, labels))
-
-
-def test_it_sees_weights_that_the_caller_replaced():
-    network, (x, labels) = build(), batch(9)
-    sgd = cnn.SGD(network.parameters(), 0.0)
-    with ParallelStep(network, workers=2) as step:
-        step(network, sgd, x, labels)
-        for p in network.parameters():
-            p.value = p.value * 0.5
-        loss, _ = step(network, sgd, x, labels)
-    expected = cnn.cross_entropy(network.forward(x), labels)
-    assert loss == pytest.approx(expected)
-
-
-def test_it_takes_its_place_in_train():
-    network = build().to(np.float32)
-    x, labels = batch(60)
-    data = cnn.Dataset(
-        "random", x.astype(np.float32), labels, tuple("abcde"), 0, 1
-    )
-    sgd = cnn.SGD(network.parameters(), 0.05, 0.9)
-    with ParallelStep(network, workers=2) as step:
-        history = cnn.train(
-            network,
-            sgd,
-            data,
-            data,
-            epochs=20,
-            batch_size=20,
-            rng=np.random.default_rng(0),
-            step=step,
-        )
-    assert history[-1].train_loss < 0.5 * history[0].train_loss
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_loss_that_is_not_finite_raises_before_any_update(workers):
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-    before = values(network)
-    with ParallelStep(network, workers=workers) as step:
-        bad = x.copy()
-        bad[0] = np.nan  # in the share of the caller
-        with pytest.raises(ValueError, match="finite"):
-            step(network, sgd, bad, labels)
-        bad = x.copy()
-        bad[-1] = np.nan  # in that of the last worker
-        with pytest.raises(ValueError, match="finite"):
-            step(network, sgd, bad, labels)
-        assert np.array_equal(values(network), before)
-        step(network, sgd, x, labels)  # and the next one works
-    assert not np.array_equal(values(network), before)
-
-
-@pytest.mark.parametrize("place", [0, -1])
-def test_an_error_of_a_worker_reaches_the_caller_and_the_next_step_works(
-    place,
-):
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-    before = values(network)
-    with ParallelStep(network, workers=2) as step:
-        wrong = labels.copy()
-        wrong[place] = 5
-        with pytest.raises(ValueError, match=r"labels run from .*expected"):
-            step(network, sgd, x, wrong)
-        assert np.array_equal(values(network), before)
-        loss, _ = step(network, sgd, x, labels)
-    expected = build()
-    assert loss == pytest.approx(
-        cnn.cross_entropy(expected.forward(x), labels)
-    )
-
-
-def test_what_it_refuses():
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-    with pytest.raises(ValueError, match="workers is 0"):
-        ParallelStep(network, workers=0)
-    with pytest.raises(ValueError, match="block_size is 0"):
-        ParallelStep(network, workers=1, block_size=0)
-    with ParallelStep(network, workers=1) as step:
-        with pytest.raises(ValueError, match="another network"):
-            step(build(), sgd, x, labels)
-        with pytest.raises(ValueError, match="images is 0"):
-            step(network, sgd, x[:0], labels[:0])
-        with pytest.raises(ValueError, match="8 images and 7 labels"):
-            step(network, sgd, x, labels[:7])
-    with pytest.raises(ValueError, match="closed"):
-        step(network, sgd, x, labels)
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def test_close_ends_the_workers_and_removes_their_memory():
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-    step = ParallelStep(network, workers=3)
-    step(network, sgd, x, labels)
-    pids, folder = [p.pid for p in step.others], step.folder.name
-    assert not any(map(gone, pids))
-    assert os.path.isdir(folder)
-    step.close()
-    step.close()  # a second time does no harm
-    assert all(map(gone, pids))
-    assert not os.path.exists(folder)
-
-
-def test_a_dead_worker_is_reported_and_the_others_are_ended():
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-    with ParallelStep(network, workers=3) as step:
-        step(network, sgd, x, labels)
-        before = values(network)
-        pids = [p.pid for p in step.others]
-        os.kill(pids[0], signal.SIGKILL)
-        step.others[0].wait()
-        with pytest.raises(RuntimeError, match=r"worker process .* died"):
-            step(network, sgd, x, labels)
-        assert np.array_equal(values(network), before)
-    assert all(map(gone, pids))
-
-
-def test_ctrl_c_is_for_the_caller():
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.0)
-    with ParallelStep(network, workers=2) as step:
-        first = step(network, sgd, x, labels)
-        os.kill(step.others[0].pid, signal.SIGINT)
-        time.sleep(0.1)
-        assert step(network, sgd, x, labels) == first
-
-
-def test_an_interrupted_step_leaves_no_half_read_answer(monkeypatch):
-    network, (x, labels) = build(), batch(8)
-    sgd = cnn.SGD(network.parameters(), 0.1)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with ParallelStep(network, workers=2) as step:
-        before = values(network)
-        monkeypatch.setattr(step, "answers", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            step(network, sgd, x, labels)
-        assert np.array_equal(values(network), before)
-        with pytest.raises(ValueError, match="closed"):
-            step(network, sgd, x, labels)
-
-
-def test_a_script_without_a_main_guard_leaves_no_process(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import numpy as np, cnn, os\n"
-        "rng = np.random.default_rng(0)\n"
-        "net = cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 3, rng=rng))\n"
-        "sgd = cnn.SGD(net.parameters(), 0.1)\n"
-        "step = cnn.ParallelStep(net, workers=2)\n"
-        "x = rng.standard_normal((4, 1, 2, 2)).astype(np.float32)\n"
-        "print(step(net, sgd, x, np.array([0, 1, 2, 0])))\n"
-        "print(step.others[0].pid, step.folder.name)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0
-    assert done.stderr == ""
-    pid, folder = done.stdout.splitlines()[1].split()
-    assert gone(int(pid))
-    assert not os.path.exists(folder)
-
-
-def test_workers_end_when_their_caller_is_killed(tmp_path):
-    code = (
-        "import numpy as np, cnn, time\n"
-        "rng = np.random.default_rng(0)\n"
-        "net = cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 3, rng=rng))\n"
-        "step = cnn.ParallelStep(net, workers=2)\n"
-        "print(step.others[0].pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "TMPDIR": str(tmp_path),
-        },
-    )
-    assert caller.stdout is not None
-    pid = int(caller.stdout.readline())
-    caller.kill()
-    caller.wait()
-    caller.stdout.close()
-    for _ in range(100):
-        if gone(pid):
-            break
-        time.sleep(0.1)
-    assert gone(pid)
-
-
 def test_keep_freed_memory_says_whether_it_could():
     assert keep_freed_memory() == sys.platform.startswith("linux")
-
-
-def test_share_of_no_images_is_nothing():
-    network, (x, labels) = build(), batch(1)
-    loss, hits, grad = share_of_step(network, x, labels, 1, 2, 4)
-    assert (loss, hits) == (0, 0)
-    assert not grad.any()
-    assert grad.shape == values(network).shape

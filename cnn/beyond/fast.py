@@ -3,16 +3,12 @@
 
 import copy
 import ctypes
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cnn.convolution import Conv2d, Pair, Size, output_size, pair
 from cnn.layer import Layer, Parameter, check_batch
-from cnn.loss import CrossEntropyLoss
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu, relu_backward
@@ -336,71 +332,3 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25)
     )
-
-
-# A block of a batch: images (B, C, H, W) and labels (B,).
-Block = tuple[np.ndarray, np.ndarray]
-
-
-def blocks_of(
-    images: np.ndarray,
-    labels: np.ndarray,
-    worker: int,
-    workers: int,
-    block_size: int,
-) -> list[Block]:
-    """One worker's part of a batch, in blocks of nearly equal size.
-
-    All workers have as many blocks, unless the batch has fewer images.
-    """
-    n = len(labels)
-    rounds = math.ceil(n / (workers * block_size))
-    count = min(workers * rounds, n)
-    ends = [n * i // count for i in range(count + 1)]
-    parts = list(pairwise(ends))
-    mine = parts[worker * rounds : (worker + 1) * rounds]
-    return [(images[a:b], labels[a:b]) for a, b in mine]
-
-
-def flat(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The numbers of all the arrays in one vector."""
-    return np.concatenate([array.ravel() for array in arrays])
-
-
-def unflat(
-    vector: np.ndarray, parameters: Sequence[Parameter]
-) -> Iterator[tuple[Parameter, np.ndarray]]:
-    """Each parameter with its part of a vector, in its shape."""
-    start = 0
-    for parameter in parameters:
-        end = start + parameter.value.size
-        yield parameter, vector[start:end].reshape(parameter.value.shape)
-        start = end
-
-
-def share_of_step(
-    network: Layer,
-    images: np.ndarray,
-    labels: np.ndarray,
-    worker: int = 0,
-    workers: int = 1,
-    block_size: int = 48,
-) -> tuple[float, int, np.ndarray]:
-    """What one worker adds to the loss, hits and gradient of a batch.
-
-    The loss is a mean over the batch, so each image counts 1 / N. The
-    gradients of all parameters come as one vector.
-    """
-    criterion, parameters = CrossEntropyLoss(), network.parameters()
-    loss, hits, total = 0.0, 0, None
-    for x, y in blocks_of(images, labels, worker, workers, block_size):
-        share = len(y) / len(labels)
-        logits = network.forward(x)
-        loss += share * criterion.forward(logits, y)
-        hits += int((logits.argmax(axis=1) == y).sum())
-        network.backward_parameters(share * criterion.backward())
-        grad = flat(p.grad for p in parameters)
-        total = grad if total is None else total + grad
-    if total is None:  # not a single image
-        total = np.zeros_like(flat(p.value for p in parameters))
-    return loss, hits, total

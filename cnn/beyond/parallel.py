@@ -1,6 +1,7 @@
-# Written by book/beyond/fast.md. To keep edits: tangle.py --back.
+# Written by book/beyond/parallel.md. To keep edits: tangle.py --back.
 """A training step whose batch several worker processes share."""
 
+import math
 import os
 import pickle
 import signal
@@ -9,22 +10,80 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import IO, Any, Self
 
 import numpy as np
 
-from cnn.beyond.fast import (
-    flat,
-    keep_freed_memory,
-    quicker,
-    share_of_step,
-    unflat,
-)
-from cnn.layer import Layer
+from cnn.beyond.fast import keep_freed_memory, quicker
+from cnn.layer import Layer, Parameter
 from cnn.optimizer import SGD
-from cnn.training import check_finite, check_positive
+from cnn.training import check_finite, check_positive, partial_step
+
+
+# A block of a batch: images (B, C, H, W) and labels (B,).
+Block = tuple[np.ndarray, np.ndarray]
+
+
+def microbatches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    worker: int,
+    workers: int,
+    microbatch_size: int,
+) -> list[Block]:
+    """One worker's part of a batch, in blocks of nearly equal size.
+
+    All workers have as many blocks, unless the batch has fewer images.
+    """
+    n = len(labels)
+    rounds = math.ceil(n / (workers * microbatch_size))
+    count = min(workers * rounds, n)
+    ends = [n * i // count for i in range(count + 1)]
+    parts = list(pairwise(ends))
+    mine = parts[worker * rounds : (worker + 1) * rounds]
+    return [(images[a:b], labels[a:b]) for a, b in mine]
+
+
+def parameters_to_vector(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The numbers of all the arrays in one vector."""
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def vector_to_parameters(
+    vector: np.ndarray, parameters: Sequence[Parameter]
+) -> Iterator[tuple[Parameter, np.ndarray]]:
+    """Each parameter with its part of a vector, in its shape."""
+    start = 0
+    for parameter in parameters:
+        end = start + parameter.value.size
+        yield parameter, vector[start:end].reshape(parameter.value.shape)
+        start = end
+
+
+def worker_step(
+    network: Layer,
+    images: np.ndarray,
+    labels: np.ndarray,
+    worker: int = 0,
+    workers: int = 1,
+    microbatch_size: int = 48,
+) -> tuple[float, int, np.ndarray]:
+    """One worker's part of a step: what it adds to loss, correct, gradient.
+
+    images: (N, C, H, W), the whole batch; labels: (N,).
+    The gradients of all parameters come as one vector.
+    """
+    parameters = network.parameters()
+    total = np.zeros_like(parameters_to_vector(p.value for p in parameters))
+    loss, correct = 0.0, 0
+    for x, y in microbatches(images, labels, worker, workers, microbatch_size):
+        more_loss, more_correct = partial_step(network, x, y, len(labels))
+        loss, correct = loss + more_loss, correct + more_correct
+        total += parameters_to_vector(p.grad for p in parameters)
+    return loss, correct, total
 
 
 # Arrays by name, in memory that several processes see.
@@ -58,7 +117,7 @@ def serve() -> None:
     """What a worker process runs: its share of each step, till input ends.
 
     An order is the size of a batch, or where the shared arrays lie. The
-    answer is the loss and the hits, or the error that there was.
+    answer is the loss and the correct, or the error that there was.
     """
     from threadpoolctl import threadpool_limits
 
@@ -77,15 +136,17 @@ def serve() -> None:
             return
         if isinstance(order, tuple):
             shared = shared_arrays(*order)
-            for parameter, value in unflat(shared["weights"], parameters):
+            for parameter, value in vector_to_parameters(
+                shared["weights"], parameters
+            ):
                 parameter.value = value
             continue
         steps += 1
         images, labels = shared["images"][:order], shared["labels"][:order]
         try:
-            loss, hits, grad = share_of_step(network, images, labels, *place)
+            loss, correct, grad = worker_step(network, images, labels, *place)
             shared["grads"][worker] = grad
-            send(answers, (loss, hits))
+            send(answers, (loss, correct))
         except Exception as error:
             send(answers, error)
         shared["done"][worker] = steps
@@ -119,21 +180,22 @@ class ParallelStep:
 
     step(network, optimizer, images, labels) does what train_step does, to
     within rounding: the gradient of a sum is the sum of gradients. The same
-    workers and block_size give the same bits. The caller is one of them; the
-    others are processes, and run until close() or the end of a with.
-    block_size: images at a time, so few that what a layer reads and writes
-    stays in the processor's cache.
-    ValueError if workers or block_size is below 1.
+    workers and microbatch_size give the same bits. The caller is one of
+    them; the others are processes, and run until close() or the end of a
+    with.
+    microbatch_size: images at a time, so few that what a layer reads and
+    writes stays in the processor's cache.
+    ValueError if workers or microbatch_size is below 1.
     """
 
     def __init__(
-        self, network: Layer, *, workers: int, block_size: int = 48
+        self, network: Layer, *, workers: int, microbatch_size: int = 48
     ) -> None:
         from threadpoolctl import ThreadpoolController
 
-        check_positive(workers=workers, block_size=block_size)
+        check_positive(workers=workers, microbatch_size=microbatch_size)
         self.network, self.replica = network, quicker(network)
-        self.plan = workers, block_size
+        self.plan = workers, microbatch_size
         self.steps = 0
         self.kind: Any = None
         self.shared: Shared = {}
@@ -179,7 +241,9 @@ class ParallelStep:
 
     def ask(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Set the other workers to work."""
-        weights = flat(p.value for p in self.network.parameters())
+        weights = parameters_to_vector(
+            p.value for p in self.network.parameters()
+        )
         self.make_room(weights, images, labels)
         shared, n = self.shared, len(labels)
         shared["weights"][:] = weights
@@ -207,7 +271,7 @@ class ParallelStep:
         images: np.ndarray,
         labels: np.ndarray,
     ) -> tuple[float, int]:
-        """Forward, loss, backward, update; returns the loss and the hits.
+        """Forward, loss, backward, update; returns the loss and the correct.
 
         images: (N, C, H, W); labels: (N,), of 0..K-1.
         ValueError, before anything is updated, if the loss is not finite,
@@ -237,7 +301,7 @@ class ParallelStep:
                 self.ask(images, labels)
             try:
                 with self.blas.limit(limits=1, user_api="blas"):
-                    share = share_of_step(
+                    share = worker_step(
                         self.replica, images, labels, 0, *self.plan
                     )
             finally:  # an error here must not leave answers unread
@@ -254,11 +318,11 @@ class ParallelStep:
         for answer in found:
             if isinstance(answer, Exception):
                 raise answer
-        losses, hits, grads = zip(share, *found, strict=True)
+        losses, correct, grads = zip(share, *found, strict=True)
         loss = sum(losses)
         check_finite(loss, optimizer.lr)
         total = sum(grads[1:], start=grads[0])
-        for parameter, grad in unflat(total, parameters):
+        for parameter, grad in vector_to_parameters(total, parameters):
             parameter.grad = grad
         optimizer.step()
-        return loss, sum(hits)
+        return loss, sum(correct)
