@@ -7,6 +7,7 @@ import difflib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,134 @@ def test_back_refuses_missing_and_stray_modules(book: Path) -> None:
     with pytest.raises(tangle.TangleError, match="stray") as error:
         tangle.back(book)
     assert "cnn/two.py: missing" in str(error.value)
+
+
+# --- neither way drops an edit ----------------------------------------------
+
+CELL = ("SIZE = 3\n\n\ndef first", "SIZE = 5\n\n\ndef first")
+MODULE = ("class Second:", "class Third:")
+
+
+def edit_both(book: Path) -> dict[Path, bytes]:
+    """Edit a cell and its module; return both files, which both differ."""
+    edit(book / "book" / "part" / "one.md", *CELL)
+    edit(book / "cnn" / "one.py", *MODULE)
+    names = ("book/part/one.md", "cnn/one.py")
+    return {book / name: (book / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("carry", [tangle.write, tangle.back])
+def test_what_was_edited_on_both_sides_is_shown_and_kept(
+    book: Path, carry: Callable[[Path], list[str]]
+) -> None:
+    before = edit_both(book)
+    edit(book / "book" / "two.md", "second", "2nd")
+    edit(book / "cnn" / "__init__.py", "A package", "The package")
+
+    with pytest.raises(tangle.TangleError, match=r"cnn/one\.py") as error:
+        carry(book)
+
+    for line in ("-SIZE = 3", "+SIZE = 5", "-class Third:", "+class Second:"):
+        assert f"{line}\n" in str(error.value)
+    assert "two.py" not in str(error.value)
+    assert all(path.read_bytes() == old for path, old in before.items())
+    assert "second" in (book / "cnn" / "two.py").read_text()
+    assert "A package" in (book / "book" / "two.md").read_text()
+
+
+def test_the_way_out_of_an_edit_on_both_sides(book: Path) -> None:
+    edit_both(book)
+    edit(book / "book" / "part" / "one.md", *MODULE)
+    (book / "cnn" / "one.py").unlink()
+    assert tangle.write(book) == ["cnn/one.py"]
+    text = (book / "cnn" / "one.py").read_text()
+    assert "SIZE = 5" in text
+    assert "Third" in text
+
+
+def test_each_way_carries_its_own_side_and_leaves_the_other(
+    book: Path,
+) -> None:
+    edit(book / "book" / "two.md", "second", "2nd")
+    edit(book / "cnn" / "one.py", *MODULE)
+    edited = (book / "cnn" / "one.py").read_bytes()
+    assert tangle.write(book) == ["cnn/two.py"]
+    assert (book / "cnn" / "one.py").read_bytes() == edited
+    edit(book / "book" / "two.md", "2nd", "third")
+    assert tangle.back(book) == ["book/part/one.md"]
+    assert (book / "cnn" / "one.py").read_bytes() == edited
+    assert "third" in (book / "book" / "two.md").read_text()
+    assert tangle.write(book) == ["cnn/two.py"]
+    assert tangle.check(book) == ""
+
+
+def test_what_was_left_as_it_is_is_not_agreed_on(book: Path) -> None:
+    edit(book / "book" / "two.md", "second", "2nd")
+    assert tangle.back(book) == []
+    edit(book / "cnn" / "two.py", "first", "one")
+    with pytest.raises(tangle.TangleError, match=r"cnn/two\.py"):
+        tangle.back(book)
+
+
+@pytest.mark.parametrize("carry", [tangle.write, tangle.back])
+def test_what_was_edited_alike_is_agreed_on(
+    book: Path, carry: Callable[[Path], list[str]]
+) -> None:
+    edit(book / "book" / "part" / "one.md", *MODULE)
+    edit(book / "cnn" / "one.py", *MODULE)
+    assert carry(book) == []
+    edit(book / "book" / "part" / "one.md", *CELL)
+    assert tangle.write(book) == ["cnn/one.py"]
+
+
+def test_a_text_agreed_on_earlier_is_no_edit(book: Path) -> None:
+    """As after git stash, checkout or pull, which change both sides."""
+    before = edit_both(book)
+    edit(book / "cnn" / "one.py", *reversed(MODULE))
+    tangle.write(book)
+    for path in before:  # back to an older state, with one more edit
+        edit(path, *reversed(CELL))
+    edit(book / "book" / "part" / "one.md", *MODULE)
+    assert tangle.write(book) == ["cnn/one.py"]
+
+
+def in_git(book: Path) -> None:
+    """Commit the book as it is, and forget what was agreed on."""
+    (book / tangle.AGREED).unlink()
+    for command in ("init", "add .", "commit -m x"):
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        git = ["git", "-C", str(book), *identity, *command.split()]
+        subprocess.run(git, check=True, capture_output=True)
+
+
+def test_in_a_fresh_clone_the_commit_was_agreed_on(book: Path) -> None:
+    in_git(book)
+    edit(book / "book" / "part" / "one.md", *CELL)
+    assert tangle.write(book) == ["cnn/one.py"]
+    edit(book / "cnn" / "one.py", *MODULE)
+    (book / tangle.AGREED).unlink()
+    edit(book / "book" / "part" / "one.md", "SIZE = 5", "SIZE = 6")
+    with pytest.raises(tangle.TangleError, match="since they last agreed"):
+        tangle.write(book)
+
+
+def test_a_conflict_of_git_is_nobodys_edit(book: Path) -> None:
+    in_git(book)
+    edit(book / "book" / "part" / "one.md", *CELL)
+    edit(book / "cnn" / "one.py", "SIZE = 3", "<<<<<<< HEAD\nSIZE = 3")
+    assert tangle.write(book) == ["cnn/one.py"]
+
+
+def test_a_copy_without_git_works_as_it_is_told(book: Path) -> None:
+    (book / tangle.AGREED).unlink()
+    edit(book / "book" / "part" / "one.md", *CELL)
+    assert tangle.write(book) == ["cnn/one.py"]
+    (book / tangle.AGREED).unlink()
+    edit(book / "cnn" / "one.py", *MODULE)
+    assert tangle.back(book) == ["book/part/one.md"]
+
+
+# --- on the whole book ------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

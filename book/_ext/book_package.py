@@ -48,12 +48,7 @@ def refuse_differences(app: Sphinx, config: Config) -> None:
             f"The book cannot be tangled.\n{error}"
         ) from error
     if report:
-        raise ExtensionError(
-            "The package cnn/ and the chapters differ. Run "
-            "'python book/_ext/tangle.py' to keep the chapters (lines +), or "
-            "'python book/_ext/tangle.py --back' to keep the package "
-            f"(lines -).\n{report}"
-        )
+        raise ExtensionError(f"{tangle.DIFFER}\n{report}")
 
 
 def extensions_state() -> str:

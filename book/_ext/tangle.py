@@ -6,6 +6,8 @@ module. The pieces are joined in the order of the table of contents.
     python book/_ext/tangle.py            write cnn/
     python book/_ext/tangle.py --check    exit 1 if cnn/ and the book differ
     python book/_ext/tangle.py --back     carry edits of cnn/ into the chapters
+
+Neither way drops an edit: see ``edits``.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import hashlib
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +34,12 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = re.compile(r"cnn(/[A-Za-z_]\w*)+\.py")
+AGREED = ".tangled"  # a hash of each text that book and package agreed on
+DIFFER = (
+    "The package cnn/ and the chapters differ. 'python book/_ext/tangle.py' "
+    "carries what was edited in the chapters (lines +) into the package, with "
+    "'--back' what was edited in the package (lines -) into the chapters."
+)
 Texts = dict[str, str]  # path from the root, with "/" -> text of the file
 
 
@@ -192,12 +202,21 @@ def is_docstring(source: str, after: str) -> bool:
 
 
 def write(root: Path) -> list[str]:
-    """Write the modules that changed; return their names."""
+    """Write the modules whose cells changed; return their names.
+
+    One that was edited in the package alone stays as it is.
+    """
     texts = tangle(root)
     old = read_package(root)
-    changed = [name for name in texts if texts[name] != old.get(name)]
+    _, keep = edits(root, texts, old)
+    changed = [
+        name
+        for name in texts
+        if texts[name] != old.get(name) and name not in keep
+    ]
     for name in changed:
         write_file(root / name, texts[name].encode())
+    remember(root, texts, read_package(root))
     return changed
 
 
@@ -240,6 +259,76 @@ def compare(book: Texts, package: Texts) -> str:
     return "".join(report)
 
 
+# --- what both agreed on --------------------------------------------------
+
+
+def edits(
+    root: Path, book: Texts, package: Texts
+) -> tuple[set[str], set[str]]:
+    """Name the modules that were edited in the book, and in the package.
+
+    A text is no edit if both sides once agreed on it: in this checkout, or in
+    the last commit. Where neither is known, in a copy without git, nobody can
+    tell. TangleError if a module was edited on both sides.
+    """
+    shared = book.keys() & package.keys()
+    differ = sorted(name for name in shared if book[name] != package[name])
+    agreed = recorded(root)
+    agreed |= {digest(text) for text in committed(root, differ)}
+    known = differ if agreed else []
+    in_book, in_package = (
+        {name for name in known if digest(side[name]) not in agreed}
+        # What git left in a conflict is nobody's edit.
+        - {name for name in known if "\n<<<<<<< " in side[name]}
+        for side in (book, package)
+    )
+    both = in_book & in_package
+    if both:
+        raise TangleError(
+            "Edited in the book and in the package since they last agreed, "
+            f"so one edit would be lost: {', '.join(sorted(both))}. Nothing "
+            "was written. Bring the two together in the chapter, delete the "
+            "module, and tangle. Lines marked - are in the package, + in the "
+            "book.\n"
+            + compare(
+                *({n: side[n] for n in both} for side in (book, package))
+            )
+        )
+    return in_book, in_package
+
+
+def recorded(root: Path) -> set[str]:
+    """Return the hashes of the texts that were agreed on in this checkout."""
+    path = root / AGREED
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+def remember(root: Path, book: Texts, package: Texts) -> None:
+    """Record the texts on which book and package agree."""
+    old = recorded(root)
+    new = old | {
+        digest(book[name]) for name in book if book[name] == package.get(name)
+    }
+    if new != old:
+        write_file(root / AGREED, "\n".join(sorted(new)).encode())
+
+
+def digest(text: str) -> str:
+    """Return a short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def committed(root: Path, names: list[str]) -> Iterator[str]:
+    """Yield the modules' texts in the last commit, where there is one."""
+    for name in names:
+        command = ["git", "-C", str(root), "show", f"HEAD:./{name}"]
+        try:
+            done = subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        yield done.stdout.decode().replace("\r\n", "\n")
+
+
 # --- from the package to the book -----------------------------------------
 
 Definition = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -257,11 +346,15 @@ class Block:
 def back(root: Path) -> list[str]:
     """Carry the edits of the package into the chapters; return their names.
 
-    Nothing is written unless the new chapters write the package as it is.
+    Cells that alone were edited, not their module, stay as they are. Nothing
+    is written unless the new chapters write the package as it is.
     """
     chapters = read_chapters(root)
-    package = read_package(root)
     cells = read_cells(root, chapters)
+    book = join(cells)
+    package = read_package(root)
+    remain, _ = edits(root, book, package)
+    package |= {name: book[name] for name in remain}
     edited = dict(chapters)
     # From the last cell to the first, so that lines above stay in place.
     for cell, source in reversed(list(new_sources(cells, package))):
@@ -276,6 +369,7 @@ def back(root: Path) -> list[str]:
     changed = [name for name in chapters if edited[name] != chapters[name]]
     for name in changed:
         write_file(root / name, edited[name].encode())
+    remember(root, package, read_package(root))
     return changed
 
 
@@ -429,18 +523,15 @@ def main() -> int:
     )
     options = parser.parse_args()
     try:
-        if options.check:
-            report = check(ROOT)
-            print(report, end="")
-            return 1 if report else 0
-        for name in back(ROOT) if options.back else write(ROOT):
-            print(f"wrote {name}")
-        for name in read_package(ROOT).keys() - tangle(ROOT).keys():
-            print(f"{name}: stray; no chapter writes it.", file=sys.stderr)
+        if not options.check:
+            for name in back(ROOT) if options.back else write(ROOT):
+                print(f"wrote {name}")
+        report = check(ROOT)
     except TangleError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
+    print(f"{DIFFER}\n{report}" if report else "", end="")
+    return 1 if report else 0
 
 
 if __name__ == "__main__":
