@@ -1,145 +1,55 @@
 # Written by book/layers/convolution.md. To keep edits: tangle.py --back.
 """Convolution: one small kernel, slid over every place of an image."""
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from cnn.layer import Layer, Parameter, check_batch
+from cnn.windows import (
+    Pair,
+    Size,
+    col2im,
+    from_chwn,
+    im2col,
+    output_size,
+    pair,
+    to_chwn,
+)
 
 
-# An int serves both axes; a pair is (rows, columns).
-Pair = tuple[int, int]
-Size = int | Pair
+def check_channels(x: np.ndarray, weight: np.ndarray) -> None:
+    """ValueError unless x is a batch of images with the filters' channels.
 
-
-def pair(size: Size, name: str, least: int) -> Pair:
-    """(rows, columns) of a size; ValueError if not whole, or below least."""
-    both = size if isinstance(size, tuple) else (size, size)
-    if len(both) != 2 or not all(
-        isinstance(n, int | np.integer) and n >= least for n in both
-    ):
-        raise ValueError(
-            f"{name} is {size!r}; expected an int or a pair of ints, each "
-            f"at least {least}. Pass one number, or (rows, columns)."
-        )
-    return both
-
-
-def output_size(
-    input_size: Pair, kernel_size: Size, stride: Size = 1, padding: Size = 0
-) -> Pair:
-    """How many windows fit, per axis: floor((H + 2p - k) / s) + 1.
-
-    ValueError if not even one fits.
-    """
-    sizes = zip(
-        input_size,
-        pair(kernel_size, "kernel_size", 1),
-        pair(stride, "stride", 1),
-        pair(padding, "padding", 0),
-        strict=True,
-    )
-    rows, columns = ((h + 2 * p - k) // s + 1 for h, k, s, p in sizes)
-    if rows < 1 or columns < 1:
-        raise ValueError(
-            f"kernel_size {kernel_size} is larger than the input "
-            f"{input_size} with padding {padding}; expected it to fit at "
-            "least once. Use a smaller kernel or more padding."
-        )
-    return rows, columns
-
-
-def to_hcwn(x: np.ndarray) -> np.ndarray:
-    """x (N, C, H, W) as a contiguous block (H, C, W, N).
-
-    A view where x already lies in memory that way, else a copy.
-    """
-    return np.ascontiguousarray(x.transpose(2, 1, 3, 0))
-
-
-def from_hcwn(block: np.ndarray) -> np.ndarray:
-    """A block (H, C, W, N) seen as (N, C, H, W): the same memory."""
-    return block.transpose(3, 1, 0, 2)
-
-
-def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
-    """A block (H, C, W, N) with a frame of value around its images."""
-    rows, columns = pair(padding, "padding", 0)
-    if rows == columns == 0:
-        return block
-    widths = ((rows, rows), (0, 0), (columns, columns), (0, 0))
-    return np.pad(block, widths, constant_values=value)
-
-
-def window_view(
-    block: np.ndarray, place: Pair, size: Pair, stride: Size
-) -> np.ndarray:
-    """The pixel at one place of every window: (H, C, W, N) -> (H', C, W', N).
-
-    place: (u, v) within the window; size: (H', W'), how many windows.
-    """
-    (u, v), (rows, cols) = place, size
-    down, right = pair(stride, "stride", 1)
-    return block[u : u + down * rows : down, :, v : v + right * cols : right]
-
-
-def im2row(
-    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
-) -> np.ndarray:
-    """The windows along every row of x, each laid out as a column.
-
-    (N, C, H, W) -> (H + 2p, C*k, W'*N), one slab a row: k copies in all,
-    each with long runs.
-    """
-    _, width = pair(kernel_size, "kernel_size", 1)
-    _, right = pair(stride, "stride", 1)
-    _, cols = output_size(x.shape[2:], kernel_size, stride, padding)
-    block = pad(to_hcwn(x), padding)
-    rows, channels, _, n = block.shape
-    slabs = np.empty((rows, channels, width, cols, n), x.dtype)
-    for v in range(width):
-        slabs[:, :, v] = window_view(block, (0, v), (rows, cols), (1, right))
-    return slabs.reshape(rows, channels * width, cols * n)
-
-
-def sliding_windows(
-    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
-) -> np.ndarray:
-    """Every window of x as a column, in one matrix for each row of windows.
-
-    (N, C, H, W) -> (H', k*C*k, W'*N), read-only: matrix i is the slabs
-    s*i, ..., s*i + k - 1 of im2row, and its neighbours share their memory.
+    x: images, (N, C, H, W).
+    weight: the filters, (F, C, k, k).
     """
     check_batch(x, "(N, C, H, W)", "conv2d")
-    height, _ = pair(kernel_size, "kernel_size", 1)
-    down, _ = pair(stride, "stride", 1)
-    rows, _ = output_size(x.shape[2:], kernel_size, stride, padding)
-    slabs = im2row(x, kernel_size, stride, padding)
-    _, depth, length = slabs.shape
-    step, *within = slabs.strides
-    windows: np.ndarray = as_strided(
-        slabs,
-        (rows, height * depth, length),
-        (down * step, *within),
-        writeable=False,
-    )
-    return windows
-
-
-def weight_matrix(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Each filter as a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk).
-
-    ValueError if x (N, C, H, W) has another number of channels.
-    """
     if x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
             f"expected {weight.shape[1]}, as weight has shape "
             f"{weight.shape}. Set in_channels to {x.shape[1]}."
         )
-    return weight.transpose(0, 2, 1, 3).reshape(len(weight), -1)
+
+
+def conv2d_of_columns(
+    columns: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    size: Pair,
+) -> np.ndarray:
+    """The matrix product of a convolution, on windows laid out already.
+
+    columns: what im2col gives, (C*k*k, H'*W'*N) -> (N, F, H', W').
+    weight: the filters, (F, C, k, k).
+    bias: a number for each filter, (F,).
+    size: (H', W'), how many windows there are.
+    Equation: eq-convolution-im2col.
+    """
+    weight_matrix = weight.reshape(len(weight), -1)
+    # (F, C*k*k) @ (C*k*k, H'*W'*N) -> (F, H'*W'*N)
+    y = weight_matrix @ columns
+    y += bias[:, np.newaxis]
+    return from_chwn(y.reshape(len(weight), *size, -1))
 
 
 def conv2d(
@@ -148,71 +58,40 @@ def conv2d(
     bias: np.ndarray,
     stride: Size = 1,
     padding: Size = 0,
-    windows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-correlate images with filters, which the field calls convolution.
 
-    y[n, f, i, j] = b[f] + the sum over c, u, v of
-    w[f, c, u, v] x[n, c, s i + u, s j + v], with x padded by zeros:
-    (N, C, H, W) -> (N, F, H', W'); weight (F, C, k, k), bias (F,).
-    windows: sliding_windows(x, ...), from a caller who has them already.
-    ValueError if channels differ or the kernel does not fit.
+    x: images, (N, C, H, W) -> (N, F, H', W').
+    weight: the filters, (F, C, k, k).
+    bias: a number for each filter, (F,).
+    stride: steps from one window to the next.
+    padding: width of the frame of zeros around each image.
+    ValueError if the channels differ or the kernel does not fit.
+    Equation: eq-convolution-forward.
     """
-    if windows is None:
-        windows = sliding_windows(x, weight.shape[2:], stride, padding)
-    # (F, kCk) @ (H', kCk, W'N) -> (H', F, W'N)
-    y = weight_matrix(weight, x) @ windows
-    y += bias[:, np.newaxis]
-    return from_hcwn(y.reshape(*y.shape[:2], -1, len(x)))
+    check_channels(x, weight)
+    kernel = weight.shape[2:]
+    size = output_size(x.shape[2:], kernel, stride, padding)
+    columns = im2col(x, kernel, stride, padding)
+    return conv2d_of_columns(columns, weight, bias, size)
 
 
 def conv2d_grad_weight(
-    grad_output: np.ndarray,
-    x: np.ndarray,
-    kernel_size: Size,
-    stride: Size = 1,
-    padding: Size = 0,
-    windows: np.ndarray | None = None,
+    grad_output: np.ndarray, columns: np.ndarray, kernel_size: Size
 ) -> np.ndarray:
-    """dL/dw: the input correlated with grad_output.  -> (F, C, k, k).
+    """dL/dw: the input correlated with the gradient to the output.
 
-    windows: sliding_windows(x, ...), from a caller who has them already.
+    grad_output: dL/dy, (N, F, H', W') -> (F, C, k, k).
+    columns: what im2col gives for the input, (C*k*k, H'*W'*N).
+    kernel_size: rows and columns of the window.
+    Equation: eq-convolution-product-weight.
     """
-    height, width = pair(kernel_size, "kernel_size", 1)
-    if windows is None:
-        windows = sliding_windows(x, kernel_size, stride, padding)
-    grad = to_hcwn(grad_output)  # (H', F, W', N)
-    rows, filters = grad.shape[:2]
-    grad = grad.reshape(rows, filters, -1).transpose(0, 2, 1)
-    # (H', kCk, W'N) @ (H', W'N, F) -> (H', kCk, F), and the sum over rows
-    columns: np.ndarray = (windows @ grad).sum(axis=0)
-    columns = columns.reshape(height, x.shape[1], width, filters)
-    return columns.transpose(3, 1, 0, 2)
-
-
-def row2im(
-    slabs: np.ndarray,
-    input_shape: tuple[int, ...],
-    kernel_size: Size,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> np.ndarray:
-    """The transpose of im2row: each window's numbers added where it lay.
-
-    (H + 2p, C*k, W'*N) -> (N, C, H, W), which is input_shape.
-    """
-    n, channels, height, breadth = input_shape
-    top, left = pair(padding, "padding", 0)
-    _, width = pair(kernel_size, "kernel_size", 1)
-    _, right = pair(stride, "stride", 1)
-    rows = height + 2 * top
-    slabs = slabs.reshape(rows, channels, width, -1, n)
-    size = rows, slabs.shape[3]
-    block = np.zeros((rows, channels, breadth + 2 * left, n), slabs.dtype)
-    for v in range(width):
-        # Windows overlap, and a pixel collects from all of them: +=.
-        window_view(block, (0, v), size, (1, right))[...] += slabs[:, :, v]
-    return from_hcwn(block[top : top + height, :, left : left + breadth])
+    filters = grad_output.shape[1]
+    grad = to_chwn(grad_output).reshape(filters, -1)
+    # (F, H'*W'*N) @ (H'*W'*N, C*k*k) -> (F, C*k*k)
+    grad_weight: np.ndarray = grad @ columns.T
+    kernel = pair(kernel_size, "kernel_size", 1)
+    return grad_weight.reshape(filters, -1, *kernel)
 
 
 def conv2d_grad_input(
@@ -221,39 +100,21 @@ def conv2d_grad_input(
     input_shape: tuple[int, ...],
     stride: Size = 1,
     padding: Size = 0,
-    matmul: Callable[..., object] = np.matmul,
 ) -> np.ndarray:
     """dL/dx: each output's gradient goes back to the pixels it read.
 
-    (N, F, H', W') -> (N, C, H, W), which is input_shape.
-    matmul: what multiplies, as np.matmul does.
+    grad_output: dL/dy, (N, F, H', W') -> (N, C, H, W).
+    weight: the filters, (F, C, k, k).
+    input_shape: (N, C, H, W), the shape of the input.
+    stride, padding: as in conv2d.
+    Equation: eq-convolution-grad-input.
     """
-    filters, channels, height, width = weight.shape
-    top, _ = pair(padding, "padding", 0)
-    down, _ = pair(stride, "stride", 1)
-    grad = to_hcwn(grad_output)  # (H', F, W', N)
-    rows = len(grad)
-    grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
-    turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
-    turned = turned.reshape(height, filters, -1)  # (k, F, Ck)
-    slabs = np.empty(
-        (input_shape[2] + 2 * top, channels * width, grad.shape[1]),
-        grad.dtype,
-    )
-    for r, slab in enumerate(slabs):
-        # The output rows first, ..., last - 1 read this row.
-        first = max(0, -((height - 1 - r) // down))  # rounded up
-        last = min(r // down + 1, rows)
-        if first < last:
-            u = r - down * first
-            kernels = turned[height - 1 - u :: down][: last - first]
-            kernels = kernels.reshape(-1, len(slab))
-            # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
-            readers = grad[first * filters : last * filters]
-            matmul(kernels.T, readers, out=slab)
-        else:
-            slab[...] = 0
-    return row2im(slabs, input_shape, (height, width), stride, padding)
+    weight_matrix = weight.reshape(len(weight), -1)
+    grad = to_chwn(grad_output).reshape(len(weight), -1)
+    # (C*k*k, F) @ (F, H'*W'*N) -> (C*k*k, H'*W'*N)
+    grad_columns = weight_matrix.T @ grad
+    kernel = weight.shape[2:]
+    return col2im(grad_columns, input_shape, kernel, stride, padding)
 
 
 def conv2d_backward(
@@ -263,17 +124,31 @@ def conv2d_backward(
     stride: Size = 1,
     padding: Size = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of the loss to x, weight and bias, from (N, F, H', W')."""
+    """The gradients of the loss to x, weight and bias, in this order.
+
+    grad_output: dL/dy, (N, F, H', W').
+    x: images, (N, C, H, W), as conv2d was given them.
+    weight: the filters, (F, C, k, k).
+    stride, padding: as in conv2d.
+    """
     kernel = weight.shape[2:]
+    columns = im2col(x, kernel, stride, padding)
     return (
         conv2d_grad_input(grad_output, weight, x.shape, stride, padding),
-        conv2d_grad_weight(grad_output, x, kernel, stride, padding),
-        np.einsum("nfij->f", grad_output),
+        conv2d_grad_weight(grad_output, columns, kernel),
+        grad_output.sum(axis=(0, 2, 3)),
     )
 
 
 class Conv2d(Layer):
-    """Convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+    """Convolution: (N, in_channels, H, W) -> (N, out_channels, H', W').
+
+    in_channels, out_channels: C and F, how many come in and go out.
+    kernel_size: rows and columns of the window.
+    stride: steps from one window to the next.
+    padding: width of the frame of zeros around each image.
+    rng: draws the first weights; the biases start at 0.
+    """
 
     def __init__(
         self,
@@ -296,26 +171,29 @@ class Conv2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         weight, bias = self.weight.value, self.bias.value
-        steps = self.stride, self.padding
-        windows = sliding_windows(x, weight.shape[2:], *steps)
-        y = conv2d(x, weight, bias, *steps, windows)
-        self.save_for_backward(x, windows)
-        return y
+        check_channels(x, weight)
+        steps = weight.shape[2:], self.stride, self.padding
+        size = output_size(x.shape[2:], *steps)
+        columns = im2col(x, *steps)
+        self.save_for_backward(columns, x.shape)
+        return conv2d_of_columns(columns, weight, bias, size)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        x, _ = self.saved()
+        _, input_shape = self.saved()
         return conv2d_grad_input(
-            grad_output, self.weight.value, x.shape, self.stride, self.padding
+            grad_output,
+            self.weight.value,
+            input_shape,
+            self.stride,
+            self.padding,
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
-        x, windows = self.saved()
+        columns, _ = self.saved()
         kernel = self.weight.value.shape[2:]
-        self.weight.grad = conv2d_grad_weight(
-            grad_output, x, kernel, self.stride, self.padding, windows
-        )
-        self.bias.grad = np.einsum("nfij->f", grad_output)
+        self.weight.grad = conv2d_grad_weight(grad_output, columns, kernel)
+        self.bias.grad = grad_output.sum(axis=(0, 2, 3))
 
     def parameters(self) -> list[Parameter]:
         return [self.weight, self.bias]

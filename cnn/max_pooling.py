@@ -3,16 +3,39 @@
 
 import numpy as np
 
-from cnn.convolution import (
+from cnn.layer import Layer, check_batch
+from cnn.windows import (
+    Pair,
     Size,
-    from_hcwn,
+    from_chwn,
     output_size,
     pad,
     pair,
-    to_hcwn,
-    window_view,
+    strided_slice,
+    to_chwn,
 )
-from cnn.layer import Layer, check_batch
+
+
+def pooling_sizes(
+    kernel_size: Size, stride: Size | None, padding: Size
+) -> tuple[Pair, Pair, Pair]:
+    """Kernel, stride and padding of a pooling, each as (rows, columns).
+
+    kernel_size: rows and columns of the window.
+    stride: steps from one window to the next; defaults to kernel_size.
+    padding: width of the frame, at most half of kernel_size.
+    ValueError if a size is out of range.
+    """
+    kernel = pair(kernel_size, "kernel_size", 1)
+    steps = kernel if stride is None else pair(stride, "stride", 1)
+    around = pair(padding, "padding", 0)
+    if 2 * around[0] > kernel[0] or 2 * around[1] > kernel[1]:
+        raise ValueError(
+            f"padding is {padding}; expected at most half of kernel_size "
+            f"{kernel_size}, or a window could hold nothing but padding. "
+            "Use less padding or a larger kernel."
+        )
+    return kernel, steps, around
 
 
 def max_pool2d(
@@ -21,30 +44,25 @@ def max_pool2d(
     stride: Size | None = None,
     padding: Size = 0,
 ) -> np.ndarray:
-    """The largest number of each window.  (N, C, H, W) -> (N, C, H', W').
+    """The largest number of each window.
 
-    y[n, c, i, j] = max over u, v of x[n, c, i*s + u - p, j*s + v - p].
-    stride: kernel_size where it is None. padding: with -inf, which never
-    wins; at most half of kernel_size, so that no window is all padding.
-    ValueError for a batch that is empty or no (N, C, H, W), a window that
-    does not fit, or sizes that are out of range.
+    x: images, (N, C, H, W) -> (N, C, H', W').
+    kernel_size: rows and columns of the window.
+    stride: steps from one window to the next; defaults to kernel_size.
+    padding: width of the frame, at most half of kernel_size. It holds
+        -inf, which never wins.
+    ValueError if x has other axes, no window fits, or a size is out of
+    range.
+    Equation: eq-max-pooling-forward.
     """
     check_batch(x, "(N, C, H, W)", "max_pool2d")
-    kernel = pair(kernel_size, "kernel_size", 1)
-    frame = pair(padding, "padding", 0)
-    if 2 * frame[0] > kernel[0] or 2 * frame[1] > kernel[1]:
-        raise ValueError(
-            f"padding is {padding}; expected at most half of kernel_size "
-            f"{kernel_size}, or a window could hold nothing but padding. "
-            "Use less padding or a larger kernel."
-        )
-    stride = kernel_size if stride is None else stride
-    size = output_size(x.shape[2:], kernel, stride, padding)
-    block = pad(to_hcwn(x), padding, -np.inf)  # (H + 2p, C, W + 2p, N)
-    y = window_view(block, (0, 0), size, stride).copy()  # (H', C, W', N)
-    for place in list(np.ndindex(kernel))[1:]:  # y began as the first
-        np.maximum(y, window_view(block, place, size, stride), out=y)
-    return from_hcwn(y)
+    kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
+    size = output_size(x.shape[2:], kernel, steps, around)
+    block = pad(to_chwn(x), around, -np.inf)  # (C, H + 2p, W + 2p, N)
+    y = np.full((len(block), *size, len(x)), -np.inf, x.dtype)
+    for place in np.ndindex(kernel):
+        np.maximum(y, strided_slice(block, place, size, steps), out=y)
+    return from_chwn(y)
 
 
 def max_pool2d_backward(
@@ -57,37 +75,34 @@ def max_pool2d_backward(
 ) -> np.ndarray:
     """dL/dx: each window's gradient goes to its first largest number.
 
-    grad_output: dL/dy, (N, C, H', W'); y: what max_pool2d gave for x.
     Where windows overlap, a pixel collects from each that it wins.
+    grad_output: dL/dy, (N, C, H', W') -> (N, C, H, W).
+    x: images, (N, C, H, W), as max_pool2d was given them.
+    y: what max_pool2d gave for x, (N, C, H', W').
+    kernel_size, stride, padding: as in max_pool2d.
+    Equation: eq-max-pooling-backward.
     """
-    kernel = pair(kernel_size, "kernel_size", 1)
-    top, left = pair(padding, "padding", 0)
-    stride = kernel_size if stride is None else stride
-    size = y.shape[2:]
-    block, peaks = pad(to_hcwn(x), padding, -np.inf), to_hcwn(y)
-    grad = to_hcwn(grad_output)
-    grad_block = np.zeros_like(block)  # (H + 2p, C, W + 2p, N)
-    unclaimed = np.ones(peaks.shape, bool)  # (H', C, W', N)
-    down, right = pair(stride, "stride", 1)
-    disjoint = down >= kernel[0] and right >= kernel[1]
+    kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
+    block, peaks = pad(to_chwn(x), around, -np.inf), to_chwn(y)
+    grad, size = to_chwn(grad_output), y.shape[2:]
+    grad_block = np.zeros_like(block)  # (C, H + 2p, W + 2p, N)
+    unclaimed = np.ones(peaks.shape, bool)  # (C, H', W', N)
     for place in np.ndindex(kernel):  # in reading order: the first one wins
-        wins = window_view(block, place, size, stride) == peaks
+        wins = strided_slice(block, place, size, steps) == peaks
         wins &= unclaimed
-        unclaimed ^= wins
-        share = window_view(grad_block, place, size, stride)
-        if disjoint:
-            np.multiply(wins, grad, out=share)
-        else:
-            share += wins * grad  # a pixel collects from all its windows
-    height, width = x.shape[2:]
-    return from_hcwn(grad_block[top : top + height, :, left : left + width])
+        unclaimed &= ~wins
+        share = strided_slice(grad_block, place, size, steps)  # a view
+        share += wins * grad  # a pixel collects from all its windows
+    (top, left), (height, width) = around, x.shape[2:]
+    return from_chwn(grad_block[:, top : top + height, left : left + width])
 
 
 class MaxPool2d(Layer):
     """Max pooling: (N, C, H, W) -> (N, C, H', W').
 
-    kernel_size, stride, padding: an int, or a pair (rows, columns); the
-    stride is kernel_size where it is None.
+    kernel_size: rows and columns of the window, an int or a pair.
+    stride: steps from one window to the next; defaults to kernel_size.
+    padding: width of the frame, at most half of kernel_size.
     """
 
     def __init__(
@@ -96,11 +111,9 @@ class MaxPool2d(Layer):
         stride: Size | None = None,
         padding: Size = 0,
     ) -> None:
-        self.kernel_size = pair(kernel_size, "kernel_size", 1)
-        self.stride = pair(
-            kernel_size if stride is None else stride, "stride", 1
+        self.kernel_size, self.stride, self.padding = pooling_sizes(
+            kernel_size, stride, padding
         )
-        self.padding = pair(padding, "padding", 0)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = max_pool2d(x, self.kernel_size, self.stride, self.padding)

@@ -1,0 +1,158 @@
+# Written by book/layers/windows.md. To keep edits: tangle.py --back.
+"""Windows: where a small window fits on an image, and who sees whom."""
+
+import numpy as np
+
+from cnn.layer import check_batch
+
+
+# An int serves both axes; a pair is (rows, columns).
+Pair = tuple[int, int]
+Size = int | Pair
+
+
+def pair(size: Size, name: str, least: int) -> Pair:
+    """(rows, columns) of a size that is one number or a pair.
+
+    size: an int for both axes, or a pair of ints.
+    name: what to call it in the message.
+    least: the smallest number allowed.
+    ValueError if a number is not whole, or below least.
+    """
+    both = size if isinstance(size, tuple) else (size, size)
+    if len(both) != 2 or not all(
+        isinstance(n, int | np.integer) and n >= least for n in both
+    ):
+        raise ValueError(
+            f"{name} is {size!r}; expected an int or a pair of ints, each "
+            f"at least {least}. Pass one number, or (rows, columns)."
+        )
+    return both
+
+
+def output_size(
+    input_size: Pair, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> Pair:
+    """How many windows fit, down and across: (H', W').
+
+    input_size: (H, W), rows and columns of the image.
+    kernel_size: rows and columns of the window.
+    stride: steps from one window to the next.
+    padding: width of the frame around the image.
+    ValueError if not even one window fits.
+    Equation: eq-windows-size.
+    """
+    sizes = zip(
+        input_size,
+        pair(kernel_size, "kernel_size", 1),
+        pair(stride, "stride", 1),
+        pair(padding, "padding", 0),
+        strict=True,
+    )
+    rows, columns = ((h + 2 * p - k) // s + 1 for h, k, s, p in sizes)
+    if rows < 1 or columns < 1:
+        raise ValueError(
+            f"kernel_size {kernel_size} is larger than the input "
+            f"{input_size} with padding {padding}; expected it to fit at "
+            "least once. Use a smaller kernel or more padding."
+        )
+    return rows, columns
+
+
+def to_chwn(x: np.ndarray) -> np.ndarray:
+    """The batch last: x as a contiguous block of shape (C, H, W, N).
+
+    x: images, (N, C, H, W). If they lie in memory in that order already,
+    the block is a view of them, else a copy.
+    """
+    return np.ascontiguousarray(x.transpose(1, 2, 3, 0))
+
+
+def from_chwn(block: np.ndarray) -> np.ndarray:
+    """A block seen as images of shape (N, C, H, W), in the same memory.
+
+    block: (C, H, W, N), the batch last.
+    """
+    return block.transpose(3, 0, 1, 2)
+
+
+def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
+    """A block with a frame around its images.
+
+    block: (C, H, W, N) -> (C, H + 2p, W + 2p, N).
+    padding: width of the frame; with 0 the block itself is returned.
+    value: the number that fills the frame.
+    """
+    rows, columns = pair(padding, "padding", 0)
+    if rows == columns == 0:
+        return block
+    widths = ((0, 0), (rows, rows), (columns, columns), (0, 0))
+    return np.pad(block, widths, constant_values=value)
+
+
+def strided_slice(
+    block: np.ndarray, offset: Pair, size: Pair, stride: Size
+) -> np.ndarray:
+    """The pixel at one place of every window, as a view of the block.
+
+    block: (C, H, W, N), with its frame -> (C, H', W', N).
+    offset: (u, v), the place inside the window.
+    size: (H', W'), how many windows there are.
+    stride: steps from one window to the next.
+    Equation: eq-windows-read.
+    """
+    (u, v), (rows, cols) = offset, size
+    down, right = pair(stride, "stride", 1)
+    return block[:, u : u + down * rows : down, v : v + right * cols : right]
+
+
+def im2col(
+    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
+) -> np.ndarray:
+    """Every window of every image as a column of one matrix: a copy.
+
+    x: images, (N, C, H, W) -> (C*k*k, H'*W'*N), in k*k slice copies.
+    kernel_size: rows and columns of the window.
+    stride: steps from one window to the next.
+    padding: width of the frame of zeros around each image.
+    ValueError if x has other axes, or no window fits.
+    Equation: eq-windows-im2col.
+    """
+    check_batch(x, "(N, C, H, W)", "im2col")
+    kernel = pair(kernel_size, "kernel_size", 1)
+    size = output_size(x.shape[2:], kernel, stride, padding)
+    block = pad(to_chwn(x), padding)  # (C, H + 2p, W + 2p, N)
+    channels, _, _, n = block.shape
+    columns = np.empty((channels, *kernel, *size, n), x.dtype)
+    for u, v in np.ndindex(kernel):
+        columns[:, u, v] = strided_slice(block, (u, v), size, stride)
+    # (C, k, k, H', W', N) -> (C*k*k, H'*W'*N)
+    return columns.reshape(channels * kernel[0] * kernel[1], -1)
+
+
+def col2im(
+    columns: np.ndarray,
+    input_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+) -> np.ndarray:
+    """The transpose of im2col: each entry is added to the pixel it copied.
+
+    columns: (C*k*k, H'*W'*N) -> (N, C, H, W).
+    input_shape: (N, C, H, W), the shape of the images im2col was given.
+    kernel_size, stride, padding: as im2col was given them.
+    Equation: eq-windows-col2im.
+    """
+    n, channels, height, width = input_shape
+    kernel = pair(kernel_size, "kernel_size", 1)
+    top, left = pair(padding, "padding", 0)
+    size = output_size((height, width), kernel, stride, padding)
+    columns = columns.reshape(channels, *kernel, *size, n)
+    block = np.zeros(
+        (channels, height + 2 * top, width + 2 * left, n), columns.dtype
+    )
+    for u, v in np.ndindex(kernel):
+        place = strided_slice(block, (u, v), size, stride)  # a view
+        place += columns[:, u, v]  # windows overlap: +=, not =
+    return from_chwn(block[:, top : top + height, left : left + width])
