@@ -5,7 +5,6 @@ import numpy as np
 
 from cnn.layer import Layer, Parameter, check_batch
 from cnn.windows import (
-    Pair,
     Size,
     col2im,
     from_chwn,
@@ -16,11 +15,17 @@ from cnn.windows import (
 )
 
 
-def check_channels(x: np.ndarray, weight: np.ndarray) -> None:
-    """ValueError unless x is a batch of images with the filters' channels.
+def conv2d_with_columns(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stride: Size = 1,
+    padding: Size = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What conv2d gives, and the columns of x, which backward needs too.
 
-    x: images, (N, C, H, W).
-    weight: the filters, (F, C, k, k).
+    x, weight, bias, stride, padding: as in conv2d.
+    Equation: eq-convolution-im2col.
     """
     check_batch(x, "(N, C, H, W)", "conv2d")
     if x.shape[1] != weight.shape[1]:
@@ -29,27 +34,14 @@ def check_channels(x: np.ndarray, weight: np.ndarray) -> None:
             f"expected {weight.shape[1]}, as weight has shape "
             f"{weight.shape}. Set in_channels to {x.shape[1]}."
         )
-
-
-def conv2d_of_columns(
-    columns: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    size: Pair,
-) -> np.ndarray:
-    """The matrix product of a convolution, on windows laid out already.
-
-    columns: what im2col gives, (C*k*k, H'*W'*N) -> (N, F, H', W').
-    weight: the filters, (F, C, k, k).
-    bias: a number for each filter, (F,).
-    size: (H', W'), how many windows there are.
-    Equation: eq-convolution-im2col.
-    """
+    kernel = weight.shape[2:]
+    rows, cols = output_size(x.shape[2:], kernel, stride, padding)
+    columns = im2col(x, kernel, stride, padding)
     weight_matrix = weight.reshape(len(weight), -1)
     # (F, C*k*k) @ (C*k*k, H'*W'*N) -> (F, H'*W'*N)
     y = weight_matrix @ columns
     y += bias[:, np.newaxis]
-    return from_chwn(y.reshape(len(weight), *size, -1))
+    return from_chwn(y.reshape(len(weight), rows, cols, len(x))), columns
 
 
 def conv2d(
@@ -62,36 +54,27 @@ def conv2d(
     """Cross-correlate images with filters, which the field calls convolution.
 
     x: images, (N, C, H, W) -> (N, F, H', W').
-    weight: the filters, (F, C, k, k).
-    bias: a number for each filter, (F,).
-    stride: steps from one window to the next.
-    padding: width of the frame of zeros around each image.
+    weight, bias: the filters, (F, C, k, k), and a number for each, (F,).
+    stride, padding: s and p, each an int or a pair.
     ValueError if the channels differ or the kernel does not fit.
     Equation: eq-convolution-forward.
     """
-    check_channels(x, weight)
-    kernel = weight.shape[2:]
-    size = output_size(x.shape[2:], kernel, stride, padding)
-    columns = im2col(x, kernel, stride, padding)
-    return conv2d_of_columns(columns, weight, bias, size)
+    return conv2d_with_columns(x, weight, bias, stride, padding)[0]
 
 
-def conv2d_grad_weight(
-    grad_output: np.ndarray, columns: np.ndarray, kernel_size: Size
-) -> np.ndarray:
-    """dL/dw: the input correlated with the gradient to the output.
+def conv2d_grad_parameters(
+    grad_output: np.ndarray, columns: np.ndarray, weight_shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """dL/dw and dL/db: all places where weight and bias were used, summed.
 
-    grad_output: dL/dy, (N, F, H', W') -> (F, C, k, k).
-    columns: what im2col gives for the input, (C*k*k, H'*W'*N).
-    kernel_size: rows and columns of the window.
+    grad_output: dL/dy, (N, F, H', W').
+    columns: im2col's windows of the input, (C*k*k, H'*W'*N).
+    weight_shape: (F, C, k, k).
     Equation: eq-convolution-product-weight.
     """
-    filters = grad_output.shape[1]
-    grad = to_chwn(grad_output).reshape(filters, -1)
+    grad = to_chwn(grad_output).reshape(weight_shape[0], -1)
     # (F, H'*W'*N) @ (H'*W'*N, C*k*k) -> (F, C*k*k)
-    grad_weight: np.ndarray = grad @ columns.T
-    kernel = pair(kernel_size, "kernel_size", 1)
-    return grad_weight.reshape(filters, -1, *kernel)
+    return (grad @ columns.T).reshape(weight_shape), grad.sum(axis=1)
 
 
 def conv2d_grad_input(
@@ -103,18 +86,15 @@ def conv2d_grad_input(
 ) -> np.ndarray:
     """dL/dx: each output's gradient goes back to the pixels it read.
 
-    grad_output: dL/dy, (N, F, H', W') -> (N, C, H, W).
-    weight: the filters, (F, C, k, k).
-    input_shape: (N, C, H, W), the shape of the input.
-    stride, padding: as in conv2d.
+    grad_output: dL/dy, (N, F, H', W') -> (N, C, H, W), input_shape.
+    weight, stride, padding: as in conv2d.
     Equation: eq-convolution-grad-input.
     """
     weight_matrix = weight.reshape(len(weight), -1)
     grad = to_chwn(grad_output).reshape(len(weight), -1)
     # (C*k*k, F) @ (F, H'*W'*N) -> (C*k*k, H'*W'*N)
-    grad_columns = weight_matrix.T @ grad
-    kernel = weight.shape[2:]
-    return col2im(grad_columns, input_shape, kernel, stride, padding)
+    columns = weight_matrix.T @ grad
+    return col2im(columns, input_shape, weight.shape[2:], stride, padding)
 
 
 def conv2d_backward(
@@ -127,26 +107,19 @@ def conv2d_backward(
     """The gradients of the loss to x, weight and bias, in this order.
 
     grad_output: dL/dy, (N, F, H', W').
-    x: images, (N, C, H, W), as conv2d was given them.
-    weight: the filters, (F, C, k, k).
-    stride, padding: as in conv2d.
+    x, weight, stride, padding: as in conv2d.
     """
-    kernel = weight.shape[2:]
-    columns = im2col(x, kernel, stride, padding)
+    columns = im2col(x, weight.shape[2:], stride, padding)
     return (
         conv2d_grad_input(grad_output, weight, x.shape, stride, padding),
-        conv2d_grad_weight(grad_output, columns, kernel),
-        grad_output.sum(axis=(0, 2, 3)),
+        *conv2d_grad_parameters(grad_output, columns, weight.shape),
     )
 
 
 class Conv2d(Layer):
     """Convolution: (N, in_channels, H, W) -> (N, out_channels, H', W').
 
-    in_channels, out_channels: C and F, how many come in and go out.
-    kernel_size: rows and columns of the window.
-    stride: steps from one window to the next.
-    padding: width of the frame of zeros around each image.
+    kernel_size, stride, padding: k, s and p, each an int or a pair.
     rng: draws the first weights; the biases start at 0.
     """
 
@@ -170,30 +143,22 @@ class Conv2d(Layer):
         self.bias = Parameter(np.zeros(out_channels, np.float32), "bias")
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        weight, bias = self.weight.value, self.bias.value
-        check_channels(x, weight)
-        steps = weight.shape[2:], self.stride, self.padding
-        size = output_size(x.shape[2:], *steps)
-        columns = im2col(x, *steps)
+        w, b = self.weight.value, self.bias.value
+        y, columns = conv2d_with_columns(x, w, b, self.stride, self.padding)
         self.save_for_backward(columns, x.shape)
-        return conv2d_of_columns(columns, weight, bias, size)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        _, input_shape = self.saved()
+        (_, shape), weight = self.saved(), self.weight.value
         return conv2d_grad_input(
-            grad_output,
-            self.weight.value,
-            input_shape,
-            self.stride,
-            self.padding,
+            grad_output, weight, shape, self.stride, self.padding
         )
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
-        columns, _ = self.saved()
-        kernel = self.weight.value.shape[2:]
-        self.weight.grad = conv2d_grad_weight(grad_output, columns, kernel)
-        self.bias.grad = grad_output.sum(axis=(0, 2, 3))
+        (columns, _), shape = self.saved(), self.weight.value.shape
+        grads = conv2d_grad_parameters(grad_output, columns, shape)
+        self.weight.grad, self.bias.grad = grads
 
     def parameters(self) -> list[Parameter]:
         return [self.weight, self.bias]

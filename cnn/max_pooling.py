@@ -19,11 +19,9 @@ from cnn.windows import (
 def pooling_sizes(
     kernel_size: Size, stride: Size | None, padding: Size
 ) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and padding of a pooling, each as (rows, columns).
+    """The three sizes of a pooling, each as a pair (rows, columns).
 
-    kernel_size: rows and columns of the window.
-    stride: steps from one window to the next; defaults to kernel_size.
-    padding: width of the frame, at most half of kernel_size.
+    kernel_size, padding: k and p, at most k/2. stride: defaults to k.
     ValueError if a size is out of range.
     """
     kernel = pair(kernel_size, "kernel_size", 1)
@@ -47,19 +45,17 @@ def max_pool2d(
     """The largest number of each window.
 
     x: images, (N, C, H, W) -> (N, C, H', W').
-    kernel_size: rows and columns of the window.
-    stride: steps from one window to the next; defaults to kernel_size.
-    padding: width of the frame, at most half of kernel_size. It holds
-        -inf, which never wins.
-    ValueError if x has other axes, no window fits, or a size is out of
-    range.
+    kernel_size, padding: k and p, at most k/2; an int or a pair each. The
+    frame holds -inf, which never wins.
+    stride: defaults to kernel_size.
+    ValueError if x has other axes, no window fits, or p is too large.
     Equation: eq-max-pooling-forward.
     """
     check_batch(x, "(N, C, H, W)", "max_pool2d")
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
     size = output_size(x.shape[2:], kernel, steps, around)
     block = pad(to_chwn(x), around, -np.inf)  # (C, H + 2p, W + 2p, N)
-    y = np.full((len(block), *size, len(x)), -np.inf, x.dtype)
+    y = strided_slice(block, (0, 0), size, steps).copy()  # (C, H', W', N)
     for place in np.ndindex(kernel):
         np.maximum(y, strided_slice(block, place, size, steps), out=y)
     return from_chwn(y)
@@ -77,8 +73,7 @@ def max_pool2d_backward(
 
     Where windows overlap, a pixel collects from each that it wins.
     grad_output: dL/dy, (N, C, H', W') -> (N, C, H, W).
-    x: images, (N, C, H, W), as max_pool2d was given them.
-    y: what max_pool2d gave for x, (N, C, H', W').
+    x, y: what max_pool2d was given, (N, C, H, W), and what it gave.
     kernel_size, stride, padding: as in max_pool2d.
     Equation: eq-max-pooling-backward.
     """
@@ -100,16 +95,11 @@ def max_pool2d_backward(
 class MaxPool2d(Layer):
     """Max pooling: (N, C, H, W) -> (N, C, H', W').
 
-    kernel_size: rows and columns of the window, an int or a pair.
-    stride: steps from one window to the next; defaults to kernel_size.
-    padding: width of the frame, at most half of kernel_size.
+    kernel_size, stride, padding: as in max_pool2d.
     """
 
     def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
+        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0
     ) -> None:
         self.kernel_size, self.stride, self.padding = pooling_sizes(
             kernel_size, stride, padding

@@ -12,12 +12,10 @@ Size = int | Pair
 
 
 def pair(size: Size, name: str, least: int) -> Pair:
-    """(rows, columns) of a size that is one number or a pair.
+    """(rows, columns) of a size that is one int or a pair of ints.
 
-    size: an int for both axes, or a pair of ints.
-    name: what to call it in the message.
-    least: the smallest number allowed.
-    ValueError if a number is not whole, or below least.
+    ValueError if size has a number that is not whole, or below least; the
+    message calls it name.
     """
     both = size if isinstance(size, tuple) else (size, size)
     if len(both) != 2 or not all(
@@ -35,20 +33,14 @@ def output_size(
 ) -> Pair:
     """How many windows fit, down and across: (H', W').
 
-    input_size: (H, W), rows and columns of the image.
-    kernel_size: rows and columns of the window.
-    stride: steps from one window to the next.
-    padding: width of the frame around the image.
+    input_size: (H, W), the image's rows and columns.
+    kernel_size, stride, padding: k, s and p, each an int or a pair.
     ValueError if not even one window fits.
     Equation: eq-windows-size.
     """
-    sizes = zip(
-        input_size,
-        pair(kernel_size, "kernel_size", 1),
-        pair(stride, "stride", 1),
-        pair(padding, "padding", 0),
-        strict=True,
-    )
+    kernel = pair(kernel_size, "kernel_size", 1)
+    steps, around = pair(stride, "stride", 1), pair(padding, "padding", 0)
+    sizes = zip(input_size, kernel, steps, around, strict=True)
     rows, columns = ((h + 2 * p - k) // s + 1 for h, k, s, p in sizes)
     if rows < 1 or columns < 1:
         raise ValueError(
@@ -62,17 +54,13 @@ def output_size(
 def to_chwn(x: np.ndarray) -> np.ndarray:
     """The batch last: x as a contiguous block of shape (C, H, W, N).
 
-    x: images, (N, C, H, W). If they lie in memory in that order already,
-    the block is a view of them, else a copy.
+    x: images, (N, C, H, W); copied unless they lie in memory that way.
     """
     return np.ascontiguousarray(x.transpose(1, 2, 3, 0))
 
 
 def from_chwn(block: np.ndarray) -> np.ndarray:
-    """A block seen as images of shape (N, C, H, W), in the same memory.
-
-    block: (C, H, W, N), the batch last.
-    """
+    """A block (C, H, W, N) seen as (N, C, H, W): the same memory."""
     return block.transpose(3, 0, 1, 2)
 
 
@@ -80,8 +68,7 @@ def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
     """A block with a frame around its images.
 
     block: (C, H, W, N) -> (C, H + 2p, W + 2p, N).
-    padding: width of the frame; with 0 the block itself is returned.
-    value: the number that fills the frame.
+    padding, value: the frame's width, and the number that fills it.
     """
     rows, columns = pair(padding, "padding", 0)
     if rows == columns == 0:
@@ -95,10 +82,9 @@ def strided_slice(
 ) -> np.ndarray:
     """The pixel at one place of every window, as a view of the block.
 
-    block: (C, H, W, N), with its frame -> (C, H', W', N).
+    block: (C, H, W, N), its frame included -> (C, H', W', N).
     offset: (u, v), the place inside the window.
-    size: (H', W'), how many windows there are.
-    stride: steps from one window to the next.
+    size, stride: (H', W'), and the steps from window to window.
     Equation: eq-windows-read.
     """
     (u, v), (rows, cols) = offset, size
@@ -112,9 +98,7 @@ def im2col(
     """Every window of every image as a column of one matrix: a copy.
 
     x: images, (N, C, H, W) -> (C*k*k, H'*W'*N), in k*k slice copies.
-    kernel_size: rows and columns of the window.
-    stride: steps from one window to the next.
-    padding: width of the frame of zeros around each image.
+    kernel_size, stride, padding: k, s and p, each an int or a pair.
     ValueError if x has other axes, or no window fits.
     Equation: eq-windows-im2col.
     """
@@ -122,12 +106,11 @@ def im2col(
     kernel = pair(kernel_size, "kernel_size", 1)
     size = output_size(x.shape[2:], kernel, stride, padding)
     block = pad(to_chwn(x), padding)  # (C, H + 2p, W + 2p, N)
-    channels, _, _, n = block.shape
-    columns = np.empty((channels, *kernel, *size, n), x.dtype)
+    columns = np.empty((len(block), *kernel, *size, len(x)), x.dtype)
     for u, v in np.ndindex(kernel):
         columns[:, u, v] = strided_slice(block, (u, v), size, stride)
     # (C, k, k, H', W', N) -> (C*k*k, H'*W'*N)
-    return columns.reshape(channels * kernel[0] * kernel[1], -1)
+    return columns.reshape(-1, size[0] * size[1] * len(x))
 
 
 def col2im(
@@ -139,8 +122,7 @@ def col2im(
 ) -> np.ndarray:
     """The transpose of im2col: each entry is added to the pixel it copied.
 
-    columns: (C*k*k, H'*W'*N) -> (N, C, H, W).
-    input_shape: (N, C, H, W), the shape of the images im2col was given.
+    columns: (C*k*k, H'*W'*N) -> (N, C, H, W), which is input_shape.
     kernel_size, stride, padding: as im2col was given them.
     Equation: eq-windows-col2im.
     """
@@ -149,9 +131,8 @@ def col2im(
     top, left = pair(padding, "padding", 0)
     size = output_size((height, width), kernel, stride, padding)
     columns = columns.reshape(channels, *kernel, *size, n)
-    block = np.zeros(
-        (channels, height + 2 * top, width + 2 * left, n), columns.dtype
-    )
+    framed = channels, height + 2 * top, width + 2 * left, n
+    block = np.zeros(framed, columns.dtype)
     for u, v in np.ndindex(kernel):
         place = strided_slice(block, (u, v), size, stride)  # a view
         place += columns[:, u, v]  # windows overlap: +=, not =

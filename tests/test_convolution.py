@@ -13,22 +13,14 @@ from cnn.convolution import (
     conv2d,
     conv2d_backward,
     conv2d_grad_input,
-    conv2d_grad_weight,
-    from_hcwn,
-    im2row,
-    output_size,
-    pad,
-    pair,
-    row2im,
-    sliding_windows,
-    to_hcwn,
-    window_view,
+    conv2d_grad_parameters,
 )
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
     relative_error,
 )
+from cnn.windows import from_chwn, im2col, to_chwn
 
 
 @dataclass(frozen=True)
@@ -239,16 +231,12 @@ def test_grad_input_measured_with_a_step_of_one():
 
 @given(cases())
 def test_backward_is_the_transpose_of_forward(case):
-    """<T x, g> = <x, T'g>, and row2im is the transpose of im2row."""
+    """<T x, g> = <x, T'g>."""
     x, weight, _, rng = case.arrays()
     y = conv2d(x, weight, np.zeros(case.filters), **case.steps)
     g = rng.standard_normal(y.shape)
     back = conv2d_grad_input(g, weight, x.shape, **case.steps)
     np.testing.assert_allclose(np.sum(y * g), np.sum(x * back), atol=1e-9)
-    slabs = im2row(x, case.kernel, **case.steps)
-    c = rng.standard_normal(slabs.shape)
-    image = row2im(c, x.shape, case.kernel, **case.steps)
-    np.testing.assert_allclose(np.sum(slabs * c), np.sum(x * image), atol=1e-9)
 
 
 def test_rows_that_no_window_reads_have_a_zero_gradient():
@@ -261,64 +249,47 @@ def test_rows_that_no_window_reads_have_a_zero_gradient():
     assert grad_x[:, :, :7, :7].all()
 
 
-def test_row2im_adds_where_windows_overlap():
-    slabs = np.ones_like(im2row(np.zeros((1, 1, 6, 6)), (1, 3), (1, 2)))
-    counts = row2im(slabs, (1, 1, 6, 6), (1, 3), (1, 2))[0, 0]
-    np.testing.assert_array_equal(counts, [[1, 1, 2, 1, 1, 0]] * 6)
-
-
-def test_windows_of_the_four_by_four_image():
-    image = np.arange(16.0).reshape(1, 1, 4, 4)
-    windows = sliding_windows(image, 3)
-    assert windows.shape == (2, 9, 2)
-    expected = [
-        [image[0, 0, i : i + 3, j : j + 3].ravel() for j in (0, 1)]
-        for i in (0, 1)
-    ]
-    np.testing.assert_array_equal(windows.transpose(0, 2, 1), expected)
-
-
 @given(cases())
-def test_windows_are_those_of_numpy_and_share_their_slabs(case):
-    x, _, _, _ = case.arrays()
-    windows = sliding_windows(x, case.kernel, **case.steps)
-    assert not windows.flags.writeable
-    (p, q), (s, t) = (pair(case.steps[n], n, 0) for n in ("padding", "stride"))
-    framed = np.pad(x, ((0, 0), (0, 0), (p, p), (q, q)))
-    theirs = np.lib.stride_tricks.sliding_window_view(
-        framed, pair(case.kernel, "kernel", 1), axis=(2, 3)
-    )[:, :, ::s, ::t]  # (N, C, H', W', k, k)
-    theirs = theirs.transpose(2, 4, 1, 5, 3, 0)  # (H', k, C, k, W', N)
-    np.testing.assert_array_equal(windows, theirs.reshape(windows.shape))
+def test_with_a_stride_it_is_a_full_convolution_with_zeros_between(case):
+    """dL/dx: g with s - 1 zeros between, convolved with w, channel by c."""
+    x, weight, _, rng = case.arrays()
+    (s, t), (p, q) = case.stride, case.padding
+    (height, width), (k, m) = case.size, case.kernel
+    y = conv2d(x, weight, np.zeros(case.filters), **case.steps)
+    g = rng.standard_normal(y.shape)
+    spread = np.zeros(
+        (
+            case.n,
+            case.filters,
+            height + 2 * p + k - 1,
+            width + 2 * q + m - 1,
+        )
+    )
+    _, _, rows, cols = y.shape
+    spread[
+        :, :, k - 1 : k - 1 + s * rows : s, m - 1 : m - 1 + t * cols : t
+    ] = g
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    framed = conv2d(spread, turned, np.zeros(case.channels))
+    np.testing.assert_allclose(
+        conv2d_grad_input(g, weight, x.shape, **case.steps),
+        framed[:, :, p : p + height, q : q + width],
+        atol=1e-12,
+    )
 
 
-# --- sizes ------------------------------------------------------------------
-
-
-@given(
-    h=st.integers(1, 40),
-    k=st.integers(1, 12),
-    s=st.integers(1, 9),
-    p=st.integers(0, 6),
-)
-def test_output_size_counts_the_windows_that_fit(h, k, s, p):
-    starts = [a for a in range(0, h + 2 * p, s) if a + k <= h + 2 * p]
-    if not starts:
-        with pytest.raises(ValueError, match="larger than the input"):
-            output_size((h, h), k, s, p)
-        return
-    assert output_size((h, h), k, s, p) == (len(starts), len(starts))
-
-
-def test_output_size_takes_each_axis_by_itself():
-    assert output_size((28, 28), 3, 2, 1) == (14, 14)
-    assert output_size((8, 9), (1, 3), (2, 4), (0, 1)) == (4, 3)
-
-
-def test_pair():
-    assert pair(3, "stride", 1) == (3, 3)
-    assert pair((0, 2), "padding", 0) == (0, 2)
-    assert pair(np.int64(2), "stride", 1) == (2, 2)
+def test_a_row_of_the_image_and_a_row_of_the_frame_that_none_reads():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 2, 6, 6))
+    bare = Conv2d(2, 3, 3, stride=2, rng=rng).to(np.float64)
+    grad = bare.backward(np.ones_like(bare.forward(x)))
+    assert not grad[:, :, 5].any()
+    assert not grad[:, :, :, 5].any()
+    assert grad[:, :, :5, :5].all()
+    framed = Conv2d(2, 3, 3, stride=2, padding=1, rng=rng).to(np.float64)
+    assert framed.backward(np.ones_like(framed.forward(x))).all()
+    for layer in (bare, framed):
+        assert max(check_gradients(layer, x, rng).values()) < 1e-8
 
 
 # --- memory -----------------------------------------------------------------
@@ -328,41 +299,12 @@ def test_pair():
 def test_the_output_lies_in_memory_with_the_batch_last(case):
     x, weight, bias, _ = case.arrays()
     y = conv2d(x, weight, bias, **case.steps)
-    block = y.transpose(2, 1, 3, 0)  # (H', F, W', N)
+    block = y.transpose(1, 2, 3, 0)  # (F, H', W', N)
     assert block.flags.c_contiguous
-    assert np.shares_memory(to_hcwn(y), y)
+    assert np.shares_memory(to_chwn(y), y)
     # What is batch last already gives the same numbers as what is not.
-    again = from_hcwn(to_hcwn(x))
+    again = from_chwn(to_chwn(x))
     np.testing.assert_array_equal(conv2d(again, weight, bias, **case.steps), y)
-
-
-def test_batch_last_and_first():
-    x = np.arange(120.0).reshape(2, 3, 4, 5)
-    block = to_hcwn(x)
-    assert block.shape == (4, 3, 5, 2)
-    assert block.flags.c_contiguous
-    assert block[2, 1, 3, 1] == x[1, 1, 2, 3]
-    back = from_hcwn(block)
-    np.testing.assert_array_equal(back, x)
-    assert np.shares_memory(back, block)
-    assert to_hcwn(back).ctypes.data == block.ctypes.data
-
-
-def test_pad():
-    block = np.ones((2, 1, 3, 1))
-    assert pad(block, 0) is block
-    framed = pad(block, (1, 2), -np.inf)
-    assert framed.shape == (4, 1, 7, 1)
-    assert (framed[1:3, :, 2:5] == 1).all()
-    assert np.isneginf(framed).sum() == 4 * 7 - 6
-    assert not pad(block, 1)[0].any()
-
-
-def test_window_view_is_a_view():
-    block = np.arange(48.0).reshape(6, 1, 8, 1)
-    view = window_view(block, (1, 2), (2, 3), (3, 2))
-    np.testing.assert_array_equal(view[:, 0, :, 0], block[1:6:3, 0, 2:8:2, 0])
-    assert np.shares_memory(view, block)
 
 
 @pytest.mark.parametrize("case", NAMED)
@@ -370,17 +312,14 @@ def test_nothing_mutates_its_argument(case):
     x, weight, bias, rng = case.arrays()
     y = conv2d(x, weight, bias, **case.steps)
     grad = rng.standard_normal(y.shape)
-    slabs = im2row(x, case.kernel, **case.steps)
-    given = (x, weight, bias, grad, slabs)
+    columns = im2col(x, case.kernel, **case.steps)
+    given = (x, weight, bias, grad, columns)
     kept = [a.copy() for a in given]
     for array in given:
         array.flags.writeable = False  # writing raises
     conv2d(x, weight, bias, **case.steps)
     conv2d_backward(grad, x, weight, **case.steps)
-    conv2d_grad_weight(grad, x, case.kernel, **case.steps)
-    im2row(x, case.kernel, **case.steps)
-    row2im(slabs, x.shape, case.kernel, **case.steps)
-    pad(x, 1)
+    conv2d_grad_parameters(grad, columns, weight.shape)
     layer = Conv2d(
         case.channels, case.filters, case.kernel, rng=rng, **case.steps
     ).to(np.float64)
@@ -473,8 +412,6 @@ def test_kernel_larger_than_the_padded_input():
     )
     says(text, "(7, 2)", "(4, 9)", "(1, 0)")  # given
     says(text, "expected it to fit", "smaller kernel or more padding")
-    text = message(im2row, np.zeros((1, 1, 9, 4)), (2, 7), 1, (0, 1))
-    says(text, "(2, 7)", "(9, 4)")
 
 
 @pytest.mark.parametrize(

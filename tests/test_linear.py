@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.convolution import from_hcwn
 from cnn.gradient_check import check_gradients
 from cnn.linear import Flatten, Linear, linear, linear_backward
+from cnn.windows import from_chwn
 
 
 SIZES = st.tuples(*3 * [st.integers(1, 9)])
@@ -130,19 +130,19 @@ def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
     numbers = np.arange(n * c * h * w, dtype=np.float64)
     x = numbers.reshape(shape)
     if last:
-        x = from_hcwn(numbers.reshape(h, c, w, n))
+        x = from_chwn(numbers.reshape(c, h, w, n))
     layer = Flatten()
     flat = layer.forward(x)
     expected = torch.flatten(torch.tensor(x.copy()), start_dim=1)
     np.testing.assert_array_equal(flat, expected.numpy())
-    # What lies batch last stays so; what lies as usual is not copied.
-    assert flat.T.flags.c_contiguous if last else np.shares_memory(flat, x)
+    assert np.shares_memory(flat, x)  # a view, in either order
+    assert flat.T.flags.c_contiguous if last else flat.flags.c_contiguous
     back = layer.backward(flat)
     np.testing.assert_array_equal(back, x)
 
 
 def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
-    x = from_hcwn(np.arange(24.0).reshape(1, 2, 3, 4))
+    x = from_chwn(np.arange(24.0).reshape(1, 2, 3, 4))
     for n in range(len(x)):
         alone = Flatten().forward(x[n : n + 1])
         np.testing.assert_array_equal(alone[0], Flatten().forward(x)[n])
@@ -150,5 +150,5 @@ def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
 
 def test_gradients_of_flatten():
     rng = np.random.default_rng(0)
-    x = from_hcwn(rng.standard_normal((2, 3, 4, 5)))
+    x = from_chwn(rng.standard_normal((2, 3, 4, 5)))
     assert check_gradients(Flatten(), x, rng)["input"] < 1e-8

@@ -172,7 +172,7 @@ def test_dtype_is_kept_and_arguments_are_not_changed():
             (1, 1, 4, 4),
             (5,),
             r"kernel_size \(5, 5\) is larger than the input \(4, 4\) "
-            "with padding 0; expected it to fit .*smaller kernel",
+            r"with padding \(0, 0\); expected it to fit .*smaller kernel",
         ),
         (
             (1, 1, 4, 4),

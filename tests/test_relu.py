@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.convolution import from_hcwn
 from cnn.gradient_check import check_gradients, numerical_gradient
 from cnn.relu import ReLU, relu, relu_backward
+from cnn.windows import from_chwn
 
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
@@ -94,7 +94,7 @@ def test_a_shortcut_around_relu_gets_the_whole_gradient():
 def test_dtype_and_memory_format_are_kept_both_ways(dtype):
     rng = np.random.default_rng(0)
     block = rng.standard_normal((2, 3, 4, 5)).astype(dtype)
-    x = from_hcwn(block)
+    x = from_chwn(block)
     layer = ReLU()
     y = layer.forward(x)
     grad_input = layer.backward(np.ones_like(x))

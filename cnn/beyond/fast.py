@@ -7,11 +7,12 @@ import ctypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from cnn.convolution import Conv2d, Pair, Size, output_size, pair
+from cnn.convolution import Conv2d
 from cnn.layer import Layer, Parameter, check_batch
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu, relu_backward
+from cnn.windows import Pair, Size, output_size, pair
 
 
 def to_hcwn(x: np.ndarray) -> np.ndarray:
