@@ -12,7 +12,7 @@ from cnn.gradient_check import (
     relative_error,
 )
 from cnn.initialization import he_std, initialize, xavier_std
-from cnn.layer import Layer, Parameter
+from cnn.layer import Buffer, Layer, Parameter
 from cnn.linear import Flatten, Linear, linear, linear_backward
 from cnn.loss import (
     CrossEntropyLoss,
@@ -27,7 +27,7 @@ from cnn.metrics import (
     confusion_matrix,
     precision_recall_f1,
 )
-from cnn.network import Sequential, load_parameters, save_parameters
+from cnn.network import Sequential, load_arrays, save_arrays
 from cnn.optimizer import SGD, cosine_schedule
 from cnn.relu import ReLU, relu, relu_backward
 from cnn.training import EpochMetrics, evaluate, predict, train, train_step
@@ -63,6 +63,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SGD",
+    "Buffer",
     "Conv2d",
     "CrossEntropyLoss",
     "Dataset",
@@ -93,8 +94,8 @@ __all__ = [
     "keep_freed_memory",
     "linear",
     "linear_backward",
+    "load_arrays",
     "load_dataset",
-    "load_parameters",
     "max_pool2d",
     "max_pool2d_backward",
     "minibatches",
@@ -106,7 +107,7 @@ __all__ = [
     "relu",
     "relu_backward",
     "run_experiment",
-    "save_parameters",
+    "save_arrays",
     "softmax",
     "train",
     "train_step",

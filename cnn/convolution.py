@@ -139,8 +139,8 @@ class Conv2d(Layer):
         shape = (out_channels, in_channels, *kernel)
         std = np.sqrt(2 / np.prod(shape[1:]))  # He's; see Initialisation
         weight = std * rng.standard_normal(shape)
-        self.weight = Parameter(weight.astype(np.float32), "weight")
-        self.bias = Parameter(np.zeros(out_channels, np.float32), "bias")
+        self.weight = Parameter(weight.astype(np.float32))
+        self.bias = Parameter(np.zeros(out_channels, np.float32))
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         w, b = self.weight.value, self.bias.value
@@ -159,6 +159,3 @@ class Conv2d(Layer):
         (columns, _), shape = self.saved(), self.weight.value.shape
         grads = conv2d_grad_parameters(grad_output, columns, shape)
         self.weight.grad, self.bias.grad = grads
-
-    def parameters(self) -> list[Parameter]:
-        return [self.weight, self.bias]

@@ -76,9 +76,9 @@ def check_gradients(
         return value
 
     errors = {"input": relative_error(grad_input, numerical_gradient(loss, x))}
-    for parameter in layer.parameters():
+    for name, parameter in layer.named_parameters().items():
         numerical = numerical_gradient(
             partial(loss_at, parameter), parameter.value
         )
-        errors[parameter.name] = relative_error(parameter.grad, numerical)
+        errors[name] = relative_error(parameter.grad, numerical)
     return errors

@@ -1,11 +1,11 @@
 # Written by book/layers/initialization.md. To keep edits: tangle.py --back.
 """How large the first weights must be, so that signals stay alive."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
-from cnn.layer import Parameter
+from cnn.layer import Layer
 
 
 def xavier_std(fan_in: int, fan_out: int) -> float:
@@ -34,19 +34,21 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def initialize(
-    parameters: Iterable[Parameter],
+    network: Layer,
     std: Callable[[int, int], float],
     rng: np.random.Generator,
 ) -> None:
     """Draw each weight anew from N(0, std(fan_in, fan_out)^2); biases 0.
 
-    A bias is a parameter with one axis. std: he_std, xavier_std or a rule
-    of your own. Changes each parameter's value in place and keeps its dtype.
+    network: a layer, or a network of them; it is changed in place, and
+        dtypes stay. What has one axis and is not called "bias" stays too.
+    std: he_std, xavier_std or a rule of your own.
+    rng: rolls the dice, one parameter after the other.
     """
-    for parameter in parameters:
+    for name, parameter in network.named_parameters().items():
         value = parameter.value
-        if value.ndim == 1:
+        if name.split(".")[-1] == "bias":
             value[...] = 0
-        else:
+        elif value.ndim > 1:
             scale = std(*fans(value.shape))
             value[...] = scale * rng.standard_normal(value.shape)

@@ -1,26 +1,16 @@
 # Written by book/foundations/layer.md. To keep edits: tangle.py --back.
 """A layer's promise: forward(x) gives y, backward(dL/dy) gives dL/dx."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 
-class Parameter:
-    """An array that training changes, with the gradient of the loss to it.
-
-    value, grad: arrays of one shape. Each backward overwrites grad.
-    """
-
-    def __init__(self, value: np.ndarray, name: str) -> None:
-        self.value = value
-        self.grad = np.zeros_like(value)
-        self.name = name
-
-
-class Layer:
-    """A differentiable function y = f(x), which may have parameters."""
+class Function:
+    """A differentiable function y = f(x), and the way back through it."""
 
     _saved: tuple[Any, ...] | None = None
 
@@ -29,29 +19,12 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        """dL/dx from dL/dy; writes dL/dw into each parameter's grad.
+        """dL/dx from grad_output, dL/dy, at the x of the last forward.
 
         ValueError if forward has not run.
+        Equation: eq-layer-chain.
         """
         raise NotImplementedError
-
-    def backward_parameters(self, grad_output: np.ndarray) -> None:
-        """Only the parameters' gradients: dL/dx is left out where it can be.
-
-        Nobody needs the gradient to the images that a network was given.
-        """
-        self.backward(grad_output)
-
-    def parameters(self) -> list[Parameter]:
-        """The arrays that training changes, in a fixed order."""
-        return []
-
-    def to(self, dtype: npt.DTypeLike) -> Self:
-        """Turn every parameter into dtype: float64 to check gradients."""
-        for parameter in self.parameters():
-            parameter.value = parameter.value.astype(dtype)
-            parameter.grad = parameter.grad.astype(dtype)
-        return self
 
     def save_for_backward(self, *values: Any) -> None:
         """Keep what backward needs of this forward."""
@@ -65,6 +38,154 @@ class Layer:
                 "it needs what forward saw. Call forward(x) first."
             )
         return self._saved
+
+
+class Parameter:
+    """An array that training changes, with the gradient of the loss to it.
+
+    value: of any shape; it is kept as it is, not copied.
+    Its grad has the same shape and starts at zero; backward overwrites it.
+    """
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+        self.grad = np.zeros_like(value)
+
+
+class Buffer:
+    """An array that is saved with its layer and that no gradient changes.
+
+    value: of any shape; it is kept as it is, not copied.
+    """
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+
+
+class Layer(Function):
+    """A function that says what it holds: arrays, layers, its mode.
+
+    training: True while the layer trains, False while it is evaluated.
+    """
+
+    training = True
+
+    def backward_parameters(self, grad_output: np.ndarray) -> None:
+        """Only the parameters' grad: dL/dx is left out where it can be.
+
+        grad_output: dL/dy. Nobody needs the gradient to a network's images.
+        Equation: eq-layer-weight.
+        """
+        self.backward(grad_output)
+
+    def children(self) -> dict[str, "Layer"]:
+        """The layers among the attributes, also those in lists, by name."""
+        found: dict[str, Layer] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                found[name] = value
+            elif isinstance(value, list | tuple):
+                for place, item in enumerate(value):
+                    if isinstance(item, Layer):
+                        found[f"{name}.{place}"] = item
+        return found
+
+    def modules(self) -> Iterator["Layer"]:
+        """This layer and all within, each before those within it."""
+        yield self
+        for child in self.children().values():
+            yield from child.modules()
+
+    def named_arrays(self) -> dict[str, Parameter | Buffer]:
+        """All parameters and buffers by their places, such as "0.weight"."""
+        found = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, Parameter | Buffer)
+        }
+        for place, child in self.children().items():
+            for name, array in child.named_arrays().items():
+                found[f"{place}.{name}"] = array
+        return found
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """The arrays that training changes, by their places."""
+        return {
+            name: array
+            for name, array in self.named_arrays().items()
+            if isinstance(array, Parameter)
+        }
+
+    def parameters(self) -> list[Parameter]:
+        """The arrays that training changes, in a fixed order."""
+        return list(self.named_parameters().values())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every array by its place: what a file must hold."""
+        arrays = self.named_arrays().items()
+        return {name: array.value.copy() for name, array in arrays}
+
+    def load_state_dict(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        source: str | Path = "the given state",
+    ) -> None:
+        """Take over the values of a state_dict; dtypes stay.
+
+        arrays: by name, of the shapes that this layer has.
+        source: where they come from, for the error's text.
+        ValueError if names or shapes differ; then nothing is changed.
+        """
+        mine = self.named_arrays()
+        given = {name: array.shape for name, array in arrays.items()}
+        expected = {name: array.value.shape for name, array in mine.items()}
+        if given != expected:
+            raise ValueError(
+                f"{source} was saved from another architecture: it has "
+                f"{given}; expected {expected}. Build the network that was "
+                "saved, then load it."
+            )
+        # All are converted before the first is changed.
+        values = {
+            name: arrays[name].astype(array.value.dtype)
+            for name, array in mine.items()
+        }
+        for name, array in mine.items():
+            array.value[...] = values[name]
+
+    def train(self, mode: bool = True) -> Self:
+        """Turn this layer, and all within, to training.
+
+        mode: False turns them to evaluation instead.
+        """
+        for layer in self.modules():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Turn this layer, and all within, to evaluation."""
+        return self.train(False)
+
+    def to(self, dtype: npt.DTypeLike) -> Self:
+        """Turn all floats into dtype: float64 to check gradients."""
+        for array in self.named_arrays().values():
+            if np.issubdtype(array.value.dtype, np.floating):
+                array.value = array.value.astype(dtype)
+            if isinstance(array, Parameter):
+                array.grad = array.grad.astype(dtype)
+        return self
+
+    def __repr__(self) -> str:
+        """The shapes of the layer's own arrays; each layer within, a line."""
+        own = ", ".join(
+            f"{name} {array.value.shape}"
+            for name, array in self.named_arrays().items()
+            if "." not in name
+        )
+        within = "".join(f"\n({n}): {c}" for n, c in self.children().items())
+        if within:
+            within = within.replace("\n", "\n  ") + "\n"
+        return f"{type(self).__name__}({own}{within})"
 
 
 def check_batch(x: np.ndarray, shape: str, user: str) -> None:

@@ -53,8 +53,8 @@ class Linear(Layer):
     ) -> None:
         std = np.sqrt(2 / in_features)  # He's; see Initialisation
         weight = std * rng.standard_normal((out_features, in_features))
-        self.weight = Parameter(weight.astype(np.float32), "weight")
-        self.bias = Parameter(np.zeros(out_features, np.float32), "bias")
+        self.weight = Parameter(weight.astype(np.float32))
+        self.bias = Parameter(np.zeros(out_features, np.float32))
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = linear(x, self.weight.value, self.bias.value)
@@ -67,9 +67,6 @@ class Linear(Layer):
             grad_output, x, self.weight.value
         )
         return grad_input
-
-    def parameters(self) -> list[Parameter]:
-        return [self.weight, self.bias]
 
 
 class Flatten(Layer):

@@ -3,7 +3,8 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from cnn.data import Dataset, minibatches
 from cnn.layer import Layer
 from cnn.loss import CrossEntropyLoss, cross_entropy
-from cnn.network import load_arrays, load_state_dict, save_arrays
+from cnn.network import load_arrays, save_arrays
 from cnn.optimizer import SGD
 
 
@@ -89,6 +90,18 @@ def train_epoch(
     return loss_sum / len(dataset), correct / len(dataset)
 
 
+@contextmanager
+def evaluating(network: Layer) -> Iterator[None]:
+    """Within the block all layers of network evaluate; then, as before."""
+    before = [(layer, layer.training) for layer in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training
+
+
 def check_positive(**counts: float) -> None:
     """ValueError if any of the numbers that a run needs is below 1."""
     for name, count in counts.items():
@@ -106,7 +119,8 @@ def predict(network: Layer, images: np.ndarray) -> np.ndarray:
     """
     check_positive(images=len(images))
     batches = (images[i : i + 500] for i in range(0, len(images), 500))
-    return np.concatenate([network.forward(batch) for batch in batches])
+    with evaluating(network):
+        return np.concatenate([network.forward(batch) for batch in batches])
 
 
 def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
@@ -130,9 +144,11 @@ class EpochMetrics:
     validation_accuracy: float
 
 
-def state_dict(network: Layer) -> dict[str, np.ndarray]:
-    """A copy of every parameter, by name."""
-    return {p.name: p.value.copy() for p in network.parameters()}
+def named_velocities(network: Layer, optimizer: SGD) -> dict[str, np.ndarray]:
+    """The optimizer's velocities by their parameters' names in network."""
+    names = {id(p): name for name, p in network.named_parameters().items()}
+    pairs = zip(optimizer.parameters, optimizer.velocities, strict=True)
+    return {names[id(p)]: velocity for p, velocity in pairs}
 
 
 def save_checkpoint(
@@ -147,15 +163,18 @@ def save_checkpoint(
 
     best: the parameters of the best epoch so far, as state_dict gives them.
     """
-    velocities = zip(optimizer.parameters, optimizer.velocities, strict=True)
     state = {
         "history": [asdict(epoch) for epoch in history],
         "rng": rng.bit_generator.state,
     }
     arrays = {"state/json": np.array(json.dumps(state))}
-    arrays |= {f"value/{p.name}": p.value for p in network.parameters()}
-    arrays |= {f"velocity/{p.name}": velocity for p, velocity in velocities}
-    arrays |= {f"best/{name}": value for name, value in best.items()}
+    groups = {
+        "value": network.state_dict(),
+        "velocity": named_velocities(network, optimizer),
+        "best": best,
+    }
+    for group, named in groups.items():
+        arrays |= {f"{group}/{name}": array for name, array in named.items()}
     save_arrays(path, arrays)
 
 
@@ -179,14 +198,15 @@ def load_checkpoint(
             f"{path} holds {sorted(groups)}; expected a checkpoint of "
             "cnn.train. Name another file, or delete this one to start anew."
         )
-    names = [p.name for p in optimizer.parameters]
-    if list(groups["velocity"]) != names:
+    velocities = named_velocities(network, optimizer)
+    if groups["velocity"].keys() != velocities.keys():
         raise ValueError(
             f"{path} has velocities of {list(groups['velocity'])}; expected "
-            f"{names}. Build the network and optimizer that were saved."
+            f"{list(velocities)}. Build the network and optimizer that were "
+            "saved."
         )
-    load_state_dict(network, groups["value"], path)
-    for name, velocity in zip(names, optimizer.velocities, strict=True):
+    network.load_state_dict(groups["value"], path)
+    for name, velocity in velocities.items():
         velocity[...] = groups["velocity"][name]
     state = json.loads(str(groups["state"]["json"]))
     rng.bit_generator.state = state["rng"]
@@ -233,7 +253,7 @@ def train(
     check_positive(epochs=epochs, batch_size=batch_size, patience=limit)
     check_positive(training=len(training), validation=len(validation))
     history: list[EpochMetrics] = []
-    best = state_dict(network)
+    best = network.state_dict()
     if checkpoint is not None and Path(checkpoint).exists():
         history, best = load_checkpoint(checkpoint, network, optimizer, rng)
     lr, steps = optimizer.lr, math.ceil(len(training) / batch_size)
@@ -263,7 +283,7 @@ def train(
             check_finite(loss, optimizer.lr)
             history.append(EpochMetrics(*achieved, loss, accuracy))
             if epochs_since_best(history) == 0:
-                best = state_dict(network)
+                best = network.state_dict()
             bar.set_postfix_str(f"validation: {loss:.3f}, {accuracy:.2%}")
             if checkpoint is not None:
                 save_checkpoint(
@@ -273,5 +293,5 @@ def train(
         bar.close()
         optimizer.lr = lr
     if patience is not None:
-        load_state_dict(network, best, "the best epoch")
+        network.load_state_dict(best, "the best epoch")
     return history

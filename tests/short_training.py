@@ -40,4 +40,5 @@ def run(
 
 def bits(network: Layer) -> dict[str, bytes]:
     """The parameters, bit by bit."""
-    return {p.name: p.value.tobytes() for p in network.parameters()}
+    state = network.state_dict().items()
+    return {name: array.tobytes() for name, array in state}

@@ -5,7 +5,6 @@ import pytest
 from toys import two_matrices
 
 from cnn.beyond.averaging import ExponentialMovingAverage
-from cnn.network import load_state_dict
 
 
 def test_the_average_is_its_unrolled_sum() -> None:
@@ -22,12 +21,12 @@ def test_the_average_is_its_unrolled_sum() -> None:
     # 0.8^20 of the first, 0.2 * 0.8^k of the one k steps before the last.
     shares = [0.8**20, *(0.2 * 0.8 ** (20 - t) for t in range(1, 21))]
     assert np.isclose(sum(shares), 1)
-    for place, p in enumerate(network.parameters()):
+    for place, (name, _) in enumerate(network.named_parameters().items()):
         expected = sum(
             share * values[place]
             for share, values in zip(shares, seen, strict=True)
         )
-        assert np.allclose(average.values[p.name], expected, atol=1e-12)
+        assert np.allclose(average.values[name], expected, atol=1e-12)
 
 
 def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
@@ -39,7 +38,7 @@ def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
     average.update()
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.array_equal(p.value, before + 2)
-    load_state_dict(network, average.values, "the average")
+    network.load_state_dict(average.values, "the average")
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.allclose(p.value, before + 1)
         assert p.value.dtype == np.float32
@@ -50,8 +49,8 @@ def test_with_decay_zero_it_is_the_network_itself() -> None:
     average = ExponentialMovingAverage(network, decay=0)
     network.parameters()[0].value += 1
     average.update()
-    for p in network.parameters():
-        assert np.allclose(average.values[p.name], p.value, atol=1e-6)
+    for name, value in network.state_dict().items():
+        assert np.allclose(average.values[name], value, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, np.nan])

@@ -173,8 +173,7 @@ def test_right_layers_pass(name):
     layer = make().to(np.float64)
     x = rng(1).standard_normal(SHAPES[kind])
     errors = check_gradients(layer, x, rng(2))
-    names = {parameter.name for parameter in layer.parameters()}
-    assert set(errors) == {"input"} | names
+    assert set(errors) == {"input", *layer.named_parameters()}
     assert max(errors.values()) < RIGHT
 
 

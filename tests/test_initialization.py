@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn import (
+    Buffer,
     Conv2d,
+    Layer,
     Linear,
     Parameter,
     ReLU,
+    Sequential,
     conv2d,
     he_std,
     initialize,
@@ -80,9 +83,10 @@ def test_sizes_grant_their_wishes(fan_in, fan_out):
 @pytest.mark.parametrize("shape", [(200, 300), (60, 20, 5, 5)])
 @pytest.mark.parametrize("rule", [xavier_std, he_std])
 def test_initialize_draws_a_normal_of_that_size(shape, rule):
-    weight = Parameter(np.full(shape, np.nan, np.float32), "weight")
-    initialize([weight], rule, np.random.default_rng(0))
-    drawn = weight.value / rule(*fans(shape))
+    layer = Layer()
+    layer.weight = Parameter(np.full(shape, np.nan, np.float32))
+    initialize(layer, rule, np.random.default_rng(0))
+    drawn = layer.weight.value / rule(*fans(shape))
     assert drawn.std() == pytest.approx(1, rel=5 / np.sqrt(2 * drawn.size))
     assert abs(drawn.mean()) < 5 / np.sqrt(drawn.size)
     # A normal: 68.27 % within one standard deviation, 95.45 % within two.
@@ -93,15 +97,32 @@ def test_initialize_draws_a_normal_of_that_size(shape, rule):
 
 
 def test_initialize_sets_biases_to_zero_in_place_and_keeps_the_dtype():
-    weight = Parameter(np.ones((3, 4), np.float64), "weight")
-    bias = Parameter(np.ones(3, np.float32), "bias")
+    layer = Layer()
+    layer.weight = weight = Parameter(np.ones((3, 4), np.float64))
+    layer.bias = bias = Parameter(np.ones(3, np.float32))
     kept = weight.value, bias.value
-    initialize(iter([weight, bias]), he_std, np.random.default_rng(0))
+    initialize(layer, he_std, np.random.default_rng(0))
     assert weight.value is kept[0]
     assert bias.value is kept[1]
     assert weight.value.dtype == np.float64
     assert not bias.value.any()
     assert not (weight.value == 1).any()
+
+
+def test_initialize_takes_only_what_is_called_bias_for_a_bias():
+    """A scale of one axis, such as a normalisation has, is none."""
+    layer = Layer()
+    layer.scale = Parameter(np.ones(3))
+    layer.bias = Parameter(np.ones(3))
+    layer.mean = Buffer(np.ones((3, 3)))
+    network = Sequential(Linear(3, 3, rng=np.random.default_rng(0)), layer)
+    before = network.state_dict()
+    initialize(network, he_std, np.random.default_rng(1))
+    after = network.state_dict()
+    for name in ("1.scale", "1.mean"):
+        assert np.array_equal(after[name], before[name])
+    assert not after["1.bias"].any()
+    assert not np.array_equal(after["0.weight"], before["0.weight"])
 
 
 def test_initialize_gives_each_rule_both_fans_in_order():
@@ -112,7 +133,7 @@ def test_initialize_gives_each_rule_both_fans_in_order():
         return 1.0
 
     layer = Conv2d(2, 5, (3, 4), rng=np.random.default_rng(0))
-    initialize(layer.parameters(), rule, np.random.default_rng(0))
+    initialize(layer, rule, np.random.default_rng(0))
     assert asked == [(2 * 12, 5 * 12)]
 
 
@@ -127,7 +148,7 @@ def test_initialize_gives_each_rule_both_fans_in_order():
 def test_layers_draw_what_initialize_with_he_draws(make):
     drawn = make(np.random.default_rng(7))
     again = make(np.random.default_rng(0))
-    initialize(again.parameters(), he_std, np.random.default_rng(7))
+    initialize(again, he_std, np.random.default_rng(7))
     assert drawn.weight.value.dtype == np.float32
     assert np.array_equal(drawn.weight.value, again.weight.value)
     assert not drawn.bias.value.any()
@@ -146,7 +167,7 @@ def test_a_deep_stack_changes_sizes_as_derived(rule, factor):
     layers = []
     for _ in range(8):
         layers += [Linear(400, 400, rng=rng), ReLU()]
-    initialize([p for layer in layers for p in layer.parameters()], rule, rng)
+    initialize(Sequential(*layers), rule, rng)
     x = rng.standard_normal((100, 400)).astype(np.float32)
     grad = rng.standard_normal((100, 400)).astype(np.float32)
     y, back = x, grad
@@ -166,7 +187,7 @@ def test_a_filter_bank_keeps_the_size_of_its_input():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         layer = Conv2d(8, 32, 5, rng=rng)
-        initialize(layer.parameters(), he_std, rng)
+        initialize(layer, he_std, rng)
         x = rng.standard_normal((4, 8, 12, 12))
         y = np.maximum(layer.forward(x), 0)
         ratios.append((size(y) / size(x)) ** 2)

@@ -97,7 +97,7 @@ def test_first_weights_are_as_large_as_promised_and_repeatable():
         np.sqrt(2 / 400), rel=0.02
     )
     assert not first.bias.value.any()
-    assert [p.name for p in first.parameters()] == ["weight", "bias"]
+    assert list(first.named_parameters()) == ["weight", "bias"]
 
 
 def test_wrong_number_of_features_is_named():

@@ -22,12 +22,10 @@ from cnn import (
     ReLU,
     Sequential,
     check_gradients,
-    load_parameters,
     numerical_gradient,
     relative_error,
-    save_parameters,
 )
-from cnn.network import load_arrays, load_state_dict, save_arrays
+from cnn.network import load_arrays, save_arrays
 
 
 def gradients(network: Layer) -> list[np.ndarray]:
@@ -80,7 +78,7 @@ def test_every_gradient_agrees_with_finite_differences(network, shape):
     errors = check_gradients(network(), x, np.random.default_rng(2))
     assert set(errors) == {
         "input",
-        *(p.name for p in network().parameters()),
+        *network().named_parameters(),
     }
     assert max(errors.values()) < 1e-7, errors
 
@@ -92,7 +90,7 @@ def test_gradients_of_the_loss_agree_with_finite_differences():
     labels = np.array([3, 0, 9, 3])
     criterion.forward(network.forward(x), labels)
     network.backward_parameters(criterion.backward())
-    for p in network.parameters():
+    for name, p in network.named_parameters().items():
 
         def loss(value, p=p):
             kept, p.value = p.value, value
@@ -101,7 +99,7 @@ def test_gradients_of_the_loss_agree_with_finite_differences():
             return result
 
         numerical = numerical_gradient(loss, p.value)
-        assert relative_error(p.grad, numerical) < 1e-7, p.name
+        assert relative_error(p.grad, numerical) < 1e-7, name
 
 
 def test_a_lost_gradient_is_noticed():
@@ -170,11 +168,14 @@ def test_fifty_steps_beside_pytorch(network, shape, classes):
         loss_torch.backward()
         optimizer_torch.step()
         assert abs(loss - loss_torch.item()) < 1e-10
-    for p, q, first in zip(
-        mine.parameters(), theirs.parameters(), start, strict=True
+    for (name, p), q, first in zip(
+        mine.named_parameters().items(),
+        theirs.parameters(),
+        start,
+        strict=True,
     ):
         np.testing.assert_allclose(p.value, q.detach(), rtol=0, atol=1e-10)
-        assert np.abs(p.value - first).max() > 1e-3, f"{p.name} never moved"
+        assert np.abs(p.value - first).max() > 1e-3, f"{name} never moved"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_parameters_are_named_by_place_and_kept_in_order():
     inner = Sequential(Linear(2, 2, rng=rng), ReLU())
     outer = Sequential(ReLU(), inner, Linear(2, 1, rng=rng))
     names = ["1.0.weight", "1.0.bias", "2.weight", "2.bias"]
-    assert [p.name for p in outer.parameters()] == names
+    assert list(outer.named_parameters()) == names
     assert outer.parameters()[0] is inner.parameters()[0]
 
 
@@ -227,14 +228,31 @@ def test_a_sequential_in_a_sequential_computes_the_same():
     np.testing.assert_array_equal(nested.backward(grad_output), grad_input)
 
 
+def test_layers_of_another_sequential_have_the_names_of_their_place():
+    """As when a notebook's cell is run twice: no array keeps a name."""
+    layers = seed_network().layers
+    first, again = Sequential(*layers), Sequential(*layers)
+    deeper = Sequential(again, ReLU())
+    names = ["0.weight", "0.bias", "4.weight", "4.bias"]
+    assert list(first.state_dict()) == list(again.state_dict()) == names
+    assert list(deeper.state_dict()) == [f"0.{name}" for name in names]
+
+
 # --- saving and loading ----------------------------------------------------
+
+
+def test_a_file_fits_the_same_layers_in_a_second_sequential(tmp_path):
+    path, layers = tmp_path / "net.npz", seed_network(1).layers
+    save_arrays(path, Sequential(*layers).state_dict())
+    again = Sequential(*layers)
+    again.load_state_dict(load_arrays(path), path)
 
 
 def test_what_was_saved_is_loaded_to_the_bit(tmp_path):
     path, one, other = tmp_path / "net.npz", seed_network(1), seed_network(2)
     assert not equal(values(one), values(other))
-    save_parameters(path, one)
-    load_parameters(path, other)
+    save_arrays(path, one.state_dict())
+    other.load_state_dict(load_arrays(path), path)
     assert equal(values(one), values(other))
     assert list(tmp_path.iterdir()) == [path]
 
@@ -242,9 +260,9 @@ def test_what_was_saved_is_loaded_to_the_bit(tmp_path):
 def test_loading_keeps_dtype_and_arrays(tmp_path):
     """The optimizer and the layers go on holding the same arrays."""
     path, network = tmp_path / "net.npz", seed_network().to(np.float32)
-    save_parameters(path, seed_network(1))
+    save_arrays(path, seed_network(1).state_dict())
     held = [p.value for p in network.parameters()]
-    load_parameters(path, network)
+    network.load_state_dict(load_arrays(path), path)
     for p, array in zip(network.parameters(), held, strict=True):
         assert p.value is array
         assert array.dtype == np.float32
@@ -252,10 +270,10 @@ def test_loading_keeps_dtype_and_arrays(tmp_path):
 
 def test_another_architecture_is_refused(tmp_path):
     path, network = tmp_path / "net.npz", seed_network(filters=3)
-    save_parameters(path, seed_network(filters=4))
+    save_arrays(path, seed_network(filters=4).state_dict())
     before = values(network)
     with pytest.raises(ValueError, match="another architecture") as caught:
-        load_parameters(path, network)
+        network.load_state_dict(load_arrays(path), path)
     message = str(caught.value)
     assert str(path) in message
     assert "(4, 1, 3, 3)" in message  # given
@@ -268,7 +286,7 @@ def test_another_architecture_is_refused(tmp_path):
 @pytest.mark.parametrize("change", ["missing", "extra", "renamed", "text"])
 def test_parameters_that_do_not_fit_change_nothing(change):
     network = seed_network()
-    arrays = {p.name: p.value + 1 for p in network.parameters()}
+    arrays = {name: a + 1 for name, a in network.state_dict().items()}
     if change == "missing":
         del arrays["4.bias"]
     elif change == "extra":
@@ -279,7 +297,7 @@ def test_parameters_that_do_not_fit_change_nothing(change):
         arrays["4.bias"] = np.full(10, "ten")
     before = values(network)
     with pytest.raises(ValueError, match=r"."):
-        load_state_dict(network, arrays, "these arrays")
+        network.load_state_dict(arrays, "these arrays")
     assert equal(values(network), before)
 
 
@@ -290,12 +308,12 @@ def tiny_network(seed: int = 0) -> Sequential:
 
 def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
     path, network = tmp_path / "net.npz", tiny_network()
-    save_parameters(path, tiny_network(1))
+    save_arrays(path, tiny_network(1).state_dict())
     content, before = path.read_bytes(), values(network)
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="cannot be read") as caught:
-            load_parameters(path, network)
+            network.load_state_dict(load_arrays(path), path)
         message = str(caught.value)
         assert str(path) in message
         assert "Expected a whole .npz file" in message
@@ -306,7 +324,7 @@ def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
 def test_a_damaged_file_never_gives_other_numbers(tmp_path):
     """One flipped bit at any byte: refused, or it did not matter."""
     path, network = tmp_path / "net.npz", tiny_network()
-    save_parameters(path, network)
+    save_arrays(path, network.state_dict())
     content, right = path.read_bytes(), values(network)
     rng = np.random.default_rng(0)
     refused = 0
@@ -315,7 +333,7 @@ def test_a_damaged_file_never_gives_other_numbers(tmp_path):
         damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-            load_parameters(path, network)
+            network.load_state_dict(load_arrays(path), path)
         except ValueError:
             refused += 1
         assert equal(values(network), right)
@@ -338,12 +356,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path, kind):
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
-        load_parameters(tmp_path / "nowhere.npz", seed_network())
+        load_arrays(tmp_path / "nowhere.npz")
 
 
 def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "net.npz"
-    save_parameters(path, seed_network(1))
+    save_arrays(path, seed_network(1).state_dict())
     content = path.read_bytes()
 
     def crash(*args):
@@ -351,7 +369,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="no space"):
-        save_parameters(path, seed_network(2))
+        save_arrays(path, seed_network(2).state_dict())
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path], "a partial file was left"
 

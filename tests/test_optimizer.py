@@ -29,7 +29,7 @@ def test_steps_agree_with_pytorch(shapes, lr, momentum, decay, seed):
     """Twenty steps of drawn gradients, the learning rate halved half way."""
     rng = np.random.default_rng(seed)
     starts = [rng.standard_normal(shape) for shape in shapes]
-    ours = [Parameter(w.copy(), "w") for w in starts]
+    ours = [Parameter(w.copy()) for w in starts]
     theirs = [torch.nn.Parameter(torch.tensor(w)) for w in starts]
     optimizer = SGD(ours, lr, momentum, decay)
     reference = torch.optim.SGD(
@@ -53,7 +53,7 @@ def test_steps_agree_with_pytorch(shapes, lr, momentum, decay, seed):
 
 def test_decay_shrinks_weights_that_have_no_gradient():
     """The sign: with it turned, the weights would grow."""
-    w = Parameter(np.array([3.0, -4.0]), "w")
+    w = Parameter(np.array([3.0, -4.0]))
     SGD([w], lr=0.1, weight_decay=0.5).step()
     np.testing.assert_allclose(w.value, [3 * 0.95, -4 * 0.95], rtol=1e-15)
 
@@ -66,7 +66,7 @@ def test_decay_is_the_gradient_of_the_penalty():
     def penalised(w):
         return slope @ w + decay / 2 * (w @ w)
 
-    w = Parameter(start.copy(), "w")
+    w = Parameter(start.copy())
     w.grad = slope
     SGD([w], lr=1.0, weight_decay=decay).step()
     # Central differences are exact for a quadratic, whatever h.
@@ -79,7 +79,7 @@ def test_decay_is_the_gradient_of_the_penalty():
 
 def test_velocity_is_kept_from_step_to_step():
     """Under a constant gradient the strides grow: 1, 1 + m, 1 + m + m^2."""
-    w = Parameter(np.zeros(1), "w")
+    w = Parameter(np.zeros(1))
     w.grad = np.ones(1)
     optimizer = SGD([w], lr=1.0, momentum=0.9)
     strides = []
@@ -97,7 +97,7 @@ def test_a_bowl_has_its_cliff_where_it_is_derived(momentum):
     curvature = 7.0
     for share, settled in ((0.99, True), (1.01, False)):
         lr = share * 2 * (1 + momentum) / curvature
-        w = Parameter(np.ones(1), "w")
+        w = Parameter(np.ones(1))
         optimizer = SGD([w], lr, momentum)
         for _ in range(2000):
             w.grad = curvature * w.value
@@ -107,7 +107,7 @@ def test_a_bowl_has_its_cliff_where_it_is_derived(momentum):
 
 def test_step_works_in_place_and_leaves_grad_alone():
     values = [np.ones((2, 3), np.float32), np.ones(4, np.float32)]
-    parameters = [Parameter(value, "w") for value in values]
+    parameters = [Parameter(value) for value in values]
     for p in parameters:
         p.grad = np.full_like(p.value, 0.5)
     optimizer = SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -122,7 +122,7 @@ def test_step_works_in_place_and_leaves_grad_alone():
 
 def test_velocity_survives_an_overwritten_grad():
     """Backward writes a new array each time; nothing may hang on the old."""
-    w = Parameter(np.zeros(2), "w")
+    w = Parameter(np.zeros(2))
     optimizer = SGD([w], lr=1.0, momentum=0.5)
     w.grad = np.ones(2)
     optimizer.step()
@@ -143,7 +143,7 @@ def test_velocity_survives_an_overwritten_grad():
     ],
 )
 def test_bad_hyperparameters_are_refused(lr, momentum, decay):
-    w = Parameter(np.ones(1), "w")
+    w = Parameter(np.ones(1))
     with pytest.raises(ValueError, match="expected lr >= 0") as caught:
         SGD([w], lr, momentum, decay)
     message = str(caught.value)
@@ -154,7 +154,7 @@ def test_bad_hyperparameters_are_refused(lr, momentum, decay):
 
 
 def test_the_limits_themselves_are_allowed():
-    w = Parameter(np.ones(1), "w")
+    w = Parameter(np.ones(1))
     w.grad = np.ones(1)
     SGD([w], 0.0, 0.0, 0.0).step()
     assert w.value[0] == 1

@@ -39,18 +39,17 @@ from cnn import (
     cosine_schedule,
     evaluate,
     predict,
-    save_parameters,
     softmax,
     train,
     train_step,
 )
+from cnn.network import save_arrays
 from cnn.training import (
     EpochMetrics,
     epochs_since_best,
     load_checkpoint,
     partial_step,
     save_checkpoint,
-    state_dict,
 )
 
 
@@ -514,7 +513,7 @@ def test_a_checkpoint_of_an_optimizer_of_other_parameters(checkpoint):
 def test_a_file_that_is_no_checkpoint(tmp_path):
     path = tmp_path / "weights.npz"
     network, _, _ = start()
-    save_parameters(path, network)
+    save_arrays(path, network.state_dict())
     refused(path, r"weights\.npz holds .*expected a checkpoint of cnn\.train")
 
 
@@ -528,7 +527,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     path = tmp_path / "run.npz"
     network, optimizer, rng = start(1)
     train(network, optimizer, FEW, HELD_OUT, epochs=1, batch_size=32, rng=rng)
-    history, best = with_losses(2.0, 1.0), state_dict(network)
+    history, best = with_losses(2.0, 1.0), network.state_dict()
     best["4.bias"] += 1
     save_checkpoint(path, network, optimizer, rng, history, best)
     others = start(2)
@@ -542,10 +541,10 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
 
 def test_a_snapshot_does_not_move():
     network, optimizer, _ = start()
-    kept = state_dict(network)
+    kept = network.state_dict()
     train_step(network, optimizer, FEW.images, FEW.labels)
-    for p in network.parameters():
-        assert not np.array_equal(kept[p.name], p.value)
+    for name, value in network.state_dict().items():
+        assert not np.array_equal(kept[name], value)
 
 
 # --- the progress bar ------------------------------------------------------

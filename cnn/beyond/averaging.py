@@ -2,13 +2,12 @@
 """An average of the weights that training passes through."""
 
 from cnn.layer import Layer
-from cnn.training import state_dict
 
 
 class ExponentialMovingAverage:
     """average <- decay * average + (1 - decay) * value, at each update.
 
-    values: the average of each parameter, by name, as load_state_dict takes
+    values: the average of each array, by name, as load_state_dict takes
     them; at first those that the network has when this is made.
     ValueError unless 0 <= decay < 1.
     """
@@ -19,12 +18,11 @@ class ExponentialMovingAverage:
                 f"decay is {decay}; expected 0 <= decay < 1. To average "
                 "over about T steps, take 1 - 1/T."
             )
-        self.parameters = network.parameters()
+        self.arrays = network.named_arrays()
         self.decay = decay
-        self.values = state_dict(network)
+        self.values = network.state_dict()
 
     def update(self) -> None:
-        """Take the parameters' present values in; after each step."""
-        for parameter in self.parameters:
-            average = self.values[parameter.name]
-            average += (1 - self.decay) * (parameter.value - average)
+        """Take the arrays' present values in; after each step."""
+        for name, average in self.values.items():
+            average += (1 - self.decay) * (self.arrays[name].value - average)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from cnn.convolution import Conv2d
-from cnn.layer import Layer, Parameter, check_batch
+from cnn.layer import Layer, check_batch
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu, relu_backward
@@ -288,9 +288,6 @@ class ConvReLUPool(Layer):
         columns = columns.reshape(height, channels, width, filters)
         self.conv.weight.grad = columns.transpose(3, 1, 0, 2)
         return maps
-
-    def parameters(self) -> list[Parameter]:
-        return self.conv.parameters()
 
 
 def quicker(network: Layer) -> Layer:
