@@ -133,6 +133,7 @@ def test_docstrings_are_read_as_plain_text_with_lists() -> None:
         "middle of a line.",
         "ValueError if not.",
         "so: this begins a list again.",
+        "Equations: eq-relu, eq-loss-softmax.",
     ]
     assert rewrite(lines) == [
         r"max(\|a\|, \|b\|) of a \* b and ``a * b``: a \`sum\`.",
@@ -147,6 +148,8 @@ def test_docstrings_are_read_as_plain_text_with_lists() -> None:
         "ValueError if not.",
         "",
         "- ``so``: this begins a list again.",
+        "",
+        "Implements :eq:`eq-relu`, :eq:`eq-loss-softmax`.",
     ]
 
 

@@ -12,6 +12,8 @@ from sphinx.application import Sphinx
 # What a line says of arguments or attributes: "weight, bias: (F, C, k, k)".
 ITEM = re.compile(r"([a-z]\w*(?:, [a-z]\w*)*): (.+)")
 LITERAL = re.compile(r"(``.+?``)")
+# What a docstring ends with: "Equation: eq-relu." or "Equations: eq-a, eq-b."
+EQUATION = re.compile(r"Equations?: (eq-[\w-]+(?:, eq-[\w-]+)*)\.")
 
 
 def to_list(
@@ -24,11 +26,17 @@ def to_list(
 def rewrite(text: list[str]) -> list[str]:
     """Return the lines of a docstring as reStructuredText.
 
-    A sentence that begins a line ends a list, and so does a blank line.
+    A sentence that begins a line ends a list, and so does a blank line. The
+    line that names equations becomes links to them.
     """
     new: list[str] = []
     in_list = ended = False
     for line in map(plain, text):
+        if equations := EQUATION.fullmatch(line):
+            links = (f":eq:`{name}`" for name in equations[1].split(", "))
+            new += ["", f"Implements {', '.join(links)}."]
+            in_list = ended = False
+            continue
         item = ITEM.fullmatch(line) if ended else None
         if item:
             names = ", ".join(f"``{name}``" for name in item[1].split(", "))
