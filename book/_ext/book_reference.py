@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 from docutils import nodes
+from numpy.typing import DTypeLike
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 
 # What a line says of arguments or attributes: "weight, bias: (F, C, k, k)".
@@ -66,8 +68,23 @@ def leave_out_object(
         del content[0]
 
 
+def name_dtypes(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write NumPy's DTypeLike by its name, not as the union that it is."""
+    union = stringify_annotation(DTypeLike, "smart")
+    return signature and signature.replace(union, "DTypeLike"), returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
     app.connect("autodoc-process-docstring", to_list)
+    app.connect("autodoc-process-signature", name_dtypes)
     app.connect("object-description-transform", leave_out_object)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
