@@ -1,17 +1,20 @@
-"""Distorted images: held against scipy.ndimage, which is not ours."""
+"""Distorted images: held against scipy.ndimage and PyTorch, not ours."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform, map_coordinates
+from torch.nn import functional
 
 from cnn.beyond.augmentation import (
     affine_grid,
-    bilinear,
-    bumps,
     distort,
     elastic_field,
+    gaussian_basis,
+    grid_sample,
+    lerp,
     random_matrices,
 )
 
@@ -28,14 +31,14 @@ def draw_images(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @given(seeds, sizes, sizes, sizes, sizes, st.integers(1, 3))
-def test_bilinear_is_scipys(
+def test_grid_sample_is_scipys(
     seed: int, height: int, width: int, rows_out: int, out: int, channels: int
 ) -> None:
     rng = np.random.default_rng(seed)
     images = draw_images(rng, 3, channels, height, width)
     rows = rng.uniform(-3, height + 2, (3, rows_out, out))
     columns = rng.uniform(-3, width + 2, (3, rows_out, out))
-    y = bilinear(images, rows, columns, FILL)
+    y = grid_sample(images, rows, columns, FILL)
     assert y.shape == (3, channels, rows_out, out)
     for n, c in np.ndindex(3, channels):
         places = [rows[n], columns[n]]
@@ -43,13 +46,63 @@ def test_bilinear_is_scipys(
         assert np.abs(y[n, c] - expected).max() < 1e-12
 
 
+@given(seeds, sizes, sizes)
+def test_lerp_is_torchs(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    start, end, weight = rng.standard_normal((3, rows, columns))
+    theirs = torch.lerp(*map(torch.from_numpy, (start, end, weight)))
+    assert np.abs(lerp(start, end, weight) - theirs.numpy()).max() < 1e-12
+
+
+@given(seeds, st.integers(2, 9), st.integers(2, 9), st.integers(1, 3))
+def test_grid_sample_is_torchs(
+    seed: int, height: int, width: int, channels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    images = draw_images(rng, 3, channels, height, width)
+    rows = rng.uniform(-3, height + 2, (3, 4, 5))
+    columns = rng.uniform(-3, width + 2, (3, 4, 5))
+    y = grid_sample(images, rows, columns, FILL)
+    # Theirs counts from -1 to 1, columns first, and outside there is 0.
+    grid = np.stack(
+        [2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], axis=-1
+    )
+    theirs = functional.grid_sample(
+        torch.from_numpy(images - FILL),
+        torch.from_numpy(grid),
+        align_corners=True,
+    )
+    assert np.abs(y - FILL - theirs.numpy()).max() < 1e-11
+
+
+@given(seeds, st.integers(2, 9), st.integers(2, 9))
+def test_affine_grid_is_torchs(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrices = rng.uniform(-1.5, 1.5, (3, 2, 2))
+    shifts = rng.uniform(-2, 2, (3, 2))
+    rows, columns = affine_grid(matrices, shifts, (height, width))
+    half = np.array([height - 1, width - 1]) / 2  # pixels in one of theirs
+    theta = np.empty((3, 2, 3))
+    theta[:, :, :2] = matrices * half / half[:, np.newaxis]
+    theta[:, :, 2] = shifts / half
+    theta = theta[:, ::-1][:, :, [1, 0, 2]]  # columns first
+    theirs = functional.affine_grid(
+        torch.from_numpy(theta.copy()),
+        [3, 1, height, width],
+        align_corners=True,
+    ).numpy()
+    down, right = half
+    assert np.abs(columns - right * (theirs[..., 0] + 1)).max() < 1e-11
+    assert np.abs(rows - down * (theirs[..., 1] + 1)).max() < 1e-11
+
+
 def test_at_whole_places_the_pixels_come_back_to_the_bit() -> None:
     images = draw_images(np.random.default_rng(0), 2, 1, 4, 5)
     grid = np.indices((4, 5)).astype(float)
     rows, columns = (np.stack([places] * 2) for places in grid)
-    assert np.array_equal(bilinear(images, rows, columns, FILL), images)
+    assert np.array_equal(grid_sample(images, rows, columns, FILL), images)
     # Also at the last row and column, which have no neighbour beyond.
-    aside = bilinear(images, rows + 1, columns, FILL)
+    aside = grid_sample(images, rows + 1, columns, FILL)
     assert np.array_equal(aside[:, :, :-1], images[:, :, 1:])
     assert np.allclose(aside[:, :, -1], FILL)
 
@@ -60,17 +113,17 @@ def test_far_outside_there_is_only_fill() -> None:
         rows = np.full((1, 1, 1), far)
         inside = np.ones((1, 1, 1))
         for places in ((rows, inside), (inside, rows)):
-            assert np.isclose(bilinear(images, *places, FILL)[0, 0], FILL)
+            assert np.isclose(grid_sample(images, *places, FILL)[0, 0], FILL)
 
 
 @given(seeds, st.integers(2, 9), st.integers(2, 9))
-def test_affine_places_are_scipys(seed: int, height: int, width: int) -> None:
+def test_affine_grid_is_scipys(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     images = draw_images(rng, 3, 1, height, width)
     matrices = rng.uniform(-1.5, 1.5, (3, 2, 2))
     shifts = rng.uniform(-2, 2, (3, 2))
     places = affine_grid(matrices, shifts, (height, width))
-    y = bilinear(images, *places, FILL)
+    y = grid_sample(images, *places, FILL)
     centre = np.array([height - 1, width - 1]) / 2
     for image, matrix, shift, ours in zip(
         images[:, 0], matrices, shifts, y[:, 0], strict=True
@@ -115,8 +168,10 @@ def test_the_product_is_rotation_times_the_rest() -> None:
 
 
 @given(st.integers(2, 40), st.integers(2, 12))
-def test_bumps_have_rows_of_length_1(size: int, knots: int) -> None:
-    weight = bumps(size, knots)
+def test_the_gaussian_basis_has_rows_of_length_1(
+    size: int, knots: int
+) -> None:
+    weight = gaussian_basis(size, knots)
     assert weight.shape == (size, knots)
     assert np.allclose((weight**2).sum(axis=1), 1)
     assert np.allclose(weight, weight[::-1, ::-1])
@@ -178,7 +233,7 @@ def test_distort_is_its_parts_put_together() -> None:
     shifts = again.uniform(-1.5, 1.5, (5, 2))
     rows, columns = affine_grid(matrices, shifts, (9, 7))
     down, right = elastic_field(5, (9, 7), again, 0.8, 4)
-    expected = bilinear(images, rows + down, columns + right, FILL)
+    expected = grid_sample(images, rows + down, columns + right, FILL)
     assert np.abs(y - expected).max() < 1e-4
 
 
@@ -244,7 +299,7 @@ def test_the_frame_has_the_value_of_an_empty_pixel() -> None:
 )
 def test_places_that_do_not_fit(rows: np.ndarray, columns: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected \(2, H', W'\).*Repeat"):
-        bilinear(np.zeros((2, 1, 4, 4)), rows, columns, 0)
+        grid_sample(np.zeros((2, 1, 4, 4)), rows, columns, 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -255,7 +310,7 @@ def test_places_that_are_no_numbers(bad: float) -> None:
     images = np.zeros((1, 1, 4, 4))
     for pair in ((places, wrong), (wrong, places)):
         with pytest.raises(ValueError, match=r"finite places\. Look"):
-            bilinear(images, *pair, 0)
+            grid_sample(images, *pair, 0)
 
 
 @pytest.mark.parametrize(

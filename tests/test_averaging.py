@@ -1,8 +1,13 @@
-"""The average of the weights, against its unrolled sum."""
+"""The average of the weights, against its unrolled sum and PyTorch's."""
 
 import numpy as np
 import pytest
+<<<<<<< HEAD
 from toys import two_matrices
+=======
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+>>>>>>> 94a85e6 (Augmentation and averaging: each a chapter that writes its module; Deeper keeps the recipe. lerp, grid_sample, gaussian_basis, held against PyTorch's)
 
 from cnn.beyond.averaging import ExponentialMovingAverage
 
@@ -27,6 +32,36 @@ def test_the_average_is_its_unrolled_sum() -> None:
             for share, values in zip(shares, seen, strict=True)
         )
         assert np.allclose(average.values[name], expected, atol=1e-12)
+
+
+def test_the_average_is_torchs() -> None:
+    rng = np.random.default_rng(2)
+    network = small_network()
+    network.to(np.float64)
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+    ).double()
+    pairs = list(zip(theirs.parameters(), network.parameters(), strict=True))
+
+    def copy_over() -> None:
+        for twin, p in pairs:
+            twin.data = torch.tensor(p.value)
+
+    copy_over()
+    average = ExponentialMovingAverage(network, decay=0.9)
+    averaged = AveragedModel(theirs, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    averaged.update_parameters(theirs)  # the first call takes the start
+    for _ in range(20):
+        for p in network.parameters():
+            p.value += rng.standard_normal(p.value.shape)
+        copy_over()
+        average.update()
+        averaged.update_parameters(theirs)
+    for p, twin in zip(
+        network.parameters(), averaged.module.parameters(), strict=True
+    ):
+        difference = average.values[p.name] - twin.detach().numpy()
+        assert np.abs(difference).max() < 1e-12
 
 
 def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:

@@ -1,4 +1,4 @@
-# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
+# Written by book/beyond/augmentation.md. To keep edits: tangle.py --back.
 """New images from old ones: shifted, turned, stretched, sheared, bent."""
 
 import numpy as np
@@ -6,23 +6,30 @@ import numpy as np
 from cnn.layer import check_batch
 
 
-def between(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """a where way is 0, b where it is 1, and on the line in between."""
-    y: np.ndarray = a + way * (b - a)
+def lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Interpolate on the line between two values.
+
+    start, end: arrays of one shape.
+    weight: of that shape; 0 gives start, 1 gives end.
+    """
+    y: np.ndarray = start + weight * (end - start)
     return y
 
 
-def bilinear(
+def grid_sample(
     images: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: float
 ) -> np.ndarray:
-    """Images read at fractional places, between the four nearest pixels.
+    """Read images at fractional places, between the four nearest pixels.
 
-    images: (N, C, H, W), floats. rows, columns: (N, H', W'), where in its
-    image each output pixel is read, in pixels from the top left one.
-    Returns (N, C, H', W'), of the images' dtype. Outside there is fill.
+    images: (N, C, H, W), floats.
+    rows, columns: (N, H', W'), where in its image each output pixel is
+        read, in pixels from the top left one.
+    fill: the value of every pixel outside the image.
+    Returns (N, C, H', W'), of the images' dtype.
     ValueError if shapes do not fit or a place is not finite.
+    Equation: eq-augmentation-bilinear.
     """
-    check_batch(images, "(N, C, H, W)", "bilinear")
+    check_batch(images, "(N, C, H, W)", "grid_sample")
     n, channels, height, width = images.shape
     if rows.shape != columns.shape or rows.ndim != 3 or len(rows) != n:
         raise ValueError(
@@ -51,21 +58,23 @@ def bilinear(
     y = np.empty((n, channels, *rows.shape[1:]), images.dtype)
     for channel, pixels in enumerate(framed.reshape(channels, -1)):
         upper, lower = (
-            between(pixels[at], pixels[at + 1], right)
+            lerp(pixels[at], pixels[at + 1], right)
             for at in (corner, corner + line)
         )
-        y[:, channel] = between(upper, lower, down)
+        y[:, channel] = lerp(upper, lower, down)
     return y
 
 
 def affine_grid(
     matrices: np.ndarray, shifts: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of a linear map about the centre are read.
+    """Where a linear map about the image's centre reads each pixel.
 
-    place = centre + M (pixel - centre) + shift. matrices: (N, 2, 2),
-    shifts: (N, 2), both (rows, columns); size: (H, W).
-    Returns rows and columns, each (N, H, W).
+    matrices: (N, 2, 2), one map for each image, of (row, column).
+    shifts: (N, 2), added to every place, (row, column), in pixels.
+    size: (H, W) of the images.
+    Returns rows and columns, each (N, H, W), as grid_sample takes them.
+    Equation: eq-augmentation-affine.
     """
     centre = [(n - 1) / 2 for n in size]
     y, x = (
@@ -90,10 +99,15 @@ def random_matrices(
     scale: float,
     shear: float,
 ) -> np.ndarray:
-    """Matrices (N, 2, 2): a rotation times a shear times two scalings.
+    """Draw matrices: a rotation times a shear and two scalings.
 
-    Each is drawn evenly: the angle from -rotation..rotation degrees, the
-    shear from -shear..shear, the factors from 1-scale..1+scale.
+    count: how many, N.
+    rng: where the random numbers come from, all drawn evenly.
+    rotation: the angles are from -rotation to rotation, in degrees.
+    scale: the two factors are from 1 - scale to 1 + scale.
+    shear: from -shear to shear.
+    Returns (N, 2, 2).
+    Equation: eq-augmentation-matrix.
     """
     angle, slant, tall, wide = rng.uniform(-1, 1, (4, count))
     angle *= np.deg2rad(rotation)
@@ -108,11 +122,13 @@ def random_matrices(
     return matrices
 
 
-def bumps(size: int, knots: int) -> np.ndarray:
-    """How far each of the knots acts on each pixel of a line: (size, knots).
+def gaussian_basis(size: int, knots: int) -> np.ndarray:
+    """How strongly each knot of a line acts on each of its pixels.
 
-    Gaussian bumps about places spread evenly from end to end, as wide as
-    3/4 of the distance between two; the squares of each row sum to 1.
+    size: pixels of the line.
+    knots: spread evenly from its first pixel to its last. Each is a bump,
+        a Gauss curve as wide as 3/4 of the distance between two knots.
+    Returns (size, knots); the squares of each row sum to 1.
     """
     gap = (size - 1) / (knots - 1)
     away = np.arange(size)[:, np.newaxis] / gap - np.arange(knots)
@@ -128,13 +144,17 @@ def elastic_field(
     strength: float,
     knots: int,
 ) -> np.ndarray:
-    """Smooth random displacements: (2, N, H, W), rows first, in pixels.
+    """Draw smooth random displacements of pixels.
 
-    Independent normal numbers at knots x knots places, spread over the
-    pixels by bumps. Each pixel moves by strength, root mean square, per
-    axis. float32.
+    count: how many fields, N.
+    size: (H, W) of each.
+    rng: where the random numbers come from.
+    strength: how far a pixel moves along each axis, root mean square.
+    knots: along each axis; the fewer, the smoother.
+    Returns (2, N, H, W), float32, in pixels: down, then across.
+    Equation: eq-augmentation-elastic.
     """
-    down, right = (bumps(n, knots).astype(np.float32) for n in size)
+    down, right = (gaussian_basis(n, knots).astype(np.float32) for n in size)
     noise = rng.standard_normal((2, count, knots, knots), np.float32)
     noise *= np.float32(strength)
     # (H, k) @ (2, N, k, k) @ (k, W) -> (2, N, H, W)
@@ -154,12 +174,15 @@ def distort(
     elastic: float = 0.0,
     knots: int = 7,
 ) -> np.ndarray:
-    """A new version of each image, by random numbers of its own.
+    """Make a new version of each image, by random numbers of its own.
 
-    images: (N, C, H, W), float32; so is what comes back. fill: what is
-    outside, the value of an empty pixel. shift: up to so many pixels along
-    each axis. rotation: up to so many degrees. scale, shear: see
-    random_matrices. elastic: see elastic_field, on knots x knots knots.
+    images: (N, C, H, W), float32; so is what is returned.
+    rng: where the random numbers come from.
+    fill: what lies outside of an image, the value of an empty pixel.
+    shift: up to so many pixels along each axis.
+    rotation, scale, shear: as random_matrices takes them.
+    elastic: the strength that elastic_field takes.
+    knots: of elastic_field, along each axis.
     ValueError if a strength is negative or not finite, or knots below 2.
     """
     check_batch(images, "(N, C, H, W)", "distort")
@@ -179,4 +202,4 @@ def distort(
     if elastic > 0:
         field = elastic_field(n, size, rng, elastic, knots)
         rows, columns = rows + field[0], columns + field[1]
-    return bilinear(images, rows, columns, fill)
+    return grid_sample(images, rows, columns, fill)

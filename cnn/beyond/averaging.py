@@ -1,14 +1,16 @@
-# Written by book/beyond/deeper.md. To keep edits: tangle.py --back.
+# Written by book/beyond/averaging.md. To keep edits: tangle.py --back.
 """An average of the weights that training passes through."""
 
 from cnn.layer import Layer
 
 
 class ExponentialMovingAverage:
-    """average <- decay * average + (1 - decay) * value, at each update.
+    """A moving average of a network's parameters, and of its buffers.
 
-    values: the average of each array, by name, as load_state_dict takes
-    them; at first those that the network has when this is made.
+    network: whose arrays are averaged; it is not changed.
+    decay: share of the old average that stays at each update, below 1.
+    values: the averages by name, as load_state_dict takes them; at first
+        the arrays that the network has when this is made.
     ValueError unless 0 <= decay < 1.
     """
 
@@ -23,6 +25,9 @@ class ExponentialMovingAverage:
         self.values = network.state_dict()
 
     def update(self) -> None:
-        """Take the arrays' present values in; after each step."""
+        """Take the present arrays in; call it after each step.
+
+        Equation: eq-averaging-average.
+        """
         for name, average in self.values.items():
             average += (1 - self.decay) * (self.arrays[name].value - average)
