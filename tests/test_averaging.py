@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-from toys import two_matrices
-=======
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
->>>>>>> 94a85e6 (Augmentation and averaging: each a chapter that writes its module; Deeper keeps the recipe. lerp, grid_sample, gaussian_basis, held against PyTorch's)
+from toys import to_torch, two_matrices
 
 from cnn.beyond.averaging import ExponentialMovingAverage
 
@@ -36,25 +33,17 @@ def test_the_average_is_its_unrolled_sum() -> None:
 
 def test_the_average_is_torchs() -> None:
     rng = np.random.default_rng(2)
-    network = small_network()
-    network.to(np.float64)
-    theirs = torch.nn.Sequential(
-        torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
-    ).double()
+    network = two_matrices().to(np.float64)
+    theirs = to_torch(network)
     pairs = list(zip(theirs.parameters(), network.parameters(), strict=True))
-
-    def copy_over() -> None:
-        for twin, p in pairs:
-            twin.data = torch.tensor(p.value)
-
-    copy_over()
     average = ExponentialMovingAverage(network, decay=0.9)
     averaged = AveragedModel(theirs, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     averaged.update_parameters(theirs)  # the first call takes the start
     for _ in range(20):
         for p in network.parameters():
             p.value += rng.standard_normal(p.value.shape)
-        copy_over()
+        for twin, p in pairs:
+            twin.data = torch.tensor(p.value)
         average.update()
         averaged.update_parameters(theirs)
     for p, twin in zip(
