@@ -7,6 +7,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toys import to_torch, two_matrices
 
 from cnn.beyond.averaging import ExponentialMovingAverage
+from cnn.layer import Buffer
+from cnn.linear import Linear
 
 
 def test_the_average_is_its_unrolled_sum() -> None:
@@ -46,11 +48,10 @@ def test_the_average_is_torchs() -> None:
             twin.data = torch.tensor(p.value)
         average.update()
         averaged.update_parameters(theirs)
-    for p, twin in zip(
-        network.parameters(), averaged.module.parameters(), strict=True
+    for ours, twin in zip(
+        average.values.values(), averaged.module.parameters(), strict=True
     ):
-        difference = average.values[p.name] - twin.detach().numpy()
-        assert np.abs(difference).max() < 1e-12
+        assert np.abs(ours - twin.detach().numpy()).max() < 1e-12
 
 
 def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
@@ -66,6 +67,22 @@ def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.allclose(p.value, before + 1)
         assert p.value.dtype == np.float32
+
+
+def test_buffers_are_taken_as_they_are() -> None:
+    class Counting(Linear):
+        def __init__(self) -> None:
+            super().__init__(1, 1, rng=np.random.default_rng(0))
+            self.seen = Buffer(np.array([3]))
+
+    layer = Counting()
+    weight = layer.weight.value.copy()
+    average = ExponentialMovingAverage(layer, decay=0.5)
+    layer.seen.value[...] = 7
+    layer.weight.value += 2
+    average.update()
+    assert average.values["seen"] == [7]
+    assert np.allclose(average.values["weight"], weight + 1)
 
 
 def test_with_decay_zero_it_is_the_network_itself() -> None:

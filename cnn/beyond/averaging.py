@@ -1,16 +1,17 @@
 # Written by book/beyond/averaging.md. To keep edits: tangle.py --back.
 """An average of the weights that training passes through."""
 
-from cnn.layer import Layer
+from cnn.layer import Layer, Parameter
 
 
 class ExponentialMovingAverage:
-    """A moving average of a network's parameters, and of its buffers.
+    """A moving average of a network's parameters.
 
-    network: whose arrays are averaged; it is not changed.
+    network: whose parameters are averaged; it is not changed.
     decay: share of the old average that stays at each update, below 1.
-    values: the averages by name, as load_state_dict takes them; at first
-        the arrays that the network has when this is made.
+    values: the averages by name, and the buffers as they are, as
+        load_state_dict takes them; at first what the network has when
+        this is made.
     ValueError unless 0 <= decay < 1.
     """
 
@@ -25,9 +26,11 @@ class ExponentialMovingAverage:
         self.values = network.state_dict()
 
     def update(self) -> None:
-        """Take the present arrays in; call it after each step.
+        """Take the present parameters in; call it after each step.
 
         Equation: eq-averaging-average.
         """
-        for name, average in self.values.items():
-            average += (1 - self.decay) * (self.arrays[name].value - average)
+        for name, array in self.arrays.items():
+            kept = self.decay if isinstance(array, Parameter) else 0
+            average = self.values[name]
+            average += (1 - kept) * (array.value - average)
