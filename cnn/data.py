@@ -17,8 +17,9 @@ import numpy as np
 class Dataset:
     """Labelled images of one split.
 
+    name, class_names: of the data set, and of its K classes.
     images: (N, C, H, W), float32, scaled: (pixel - mean) / std.
-    labels: (N,), int64, each in 0..K-1, where K = len(class_names).
+    labels: (N,), int64, each in 0..K-1.
     mean, std: of the training pixels, whichever split this is.
     """
 
@@ -33,23 +34,21 @@ class Dataset:
         return len(self.labels)
 
     def subset(self, index: np.ndarray | slice) -> "Dataset":
-        """The images and labels that index selects, as a Dataset."""
+        """Those images and labels that index selects, as an array's would."""
         return replace(
             self, images=self.images[index], labels=self.labels[index]
         )
 
 
-# The folder that torchvision keeps each data set in.
+# The folder that torchvision keeps each data set in; the files in its "raw".
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-
-
-# The files in that folder's "raw".
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+Raw = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W), labels (N,)
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -59,16 +58,16 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def is_on_disk(name: str, root: str | Path | None = None) -> bool:
-    """Whether the four files of a torchvision data set are under root."""
+    """Whether the four files of data set name are there, under root."""
     raw = data_root(root) / FOLDERS[name] / "raw"
     return all((raw / file).is_file() for file in FILES)
 
 
 def download(name: str, root: str | Path | None = None) -> None:
-    """Let torchvision download and verify a data set, then move it to root.
+    """Let torchvision download and verify data set name, then move it to root.
 
-    It downloads beside its place and renames, so that a kill leaves no
-    half-written file behind. ValueError if it cannot be had.
+    Files are renamed into their place when they are whole, so that a kill
+    leaves no half of one there. ValueError if the data set cannot be had.
     """
     folder = FOLDERS[name]
     raw = data_root(root) / folder / "raw"
@@ -92,15 +91,30 @@ def download(name: str, root: str | Path | None = None) -> None:
         socket.setdefaulttimeout(patience)
 
 
-# Pixels (N, H, W), uint8, and labels (N,), before they are scaled.
-Arrays = tuple[np.ndarray, np.ndarray]
+def read_digits() -> tuple[Raw, Raw]:
+    """scikit-learn's 1,797 scans, 8x8 of 0..16; a fifth of them to test on."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = pixels.reshape(-1, 8, 8).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    test, train = np.split(order, [360])
+    return (pixels[train], labels[train]), (pixels[test], labels[test])
 
 
-def read_torchvision(name: str, root: Path) -> tuple[Arrays, Arrays]:
-    """Training and test pixels, (N, H, W) of 0..255, with their labels."""
+def read_pixels(name: str, root: str | Path | None = None) -> tuple[Raw, Raw]:
+    """Training and test pixels, (N, H, W) of 0..255, with their labels.
+
+    Downloads data set name if it is not under root. ValueError if that fails
+    or a file is damaged.
+    """
+    if name == "digits":
+        return read_digits()
+    if not is_on_disk(name, root):
+        download(name, root)
     from torchvision import datasets
 
-    kind = getattr(datasets, FOLDERS[name])
+    root, kind = data_root(root), getattr(datasets, FOLDERS[name])
     try:
         splits = kind(root, train=True), kind(root, train=False)
         train, test = ((s.data.numpy(), s.targets.numpy()) for s in splits)
@@ -116,33 +130,11 @@ def read_torchvision(name: str, root: Path) -> tuple[Arrays, Arrays]:
     return train, test
 
 
-def read_digits() -> tuple[Arrays, Arrays]:
-    """The same of scikit-learn's 1,797 scans: 8x8, 0..16; a fifth is test."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    pixels = pixels.reshape(-1, 8, 8).astype(np.uint8)
-    order = np.random.default_rng(0).permutation(len(pixels))
-    test, train = np.split(order, [360])
-    return (pixels[train], labels[train]), (pixels[test], labels[test])
-
-
-def read_pixels(
-    name: str, root: str | Path | None = None
-) -> tuple[Arrays, Arrays]:
-    """Training and test pixels with labels; downloads what is not there."""
-    if name == "digits":
-        return read_digits()
-    if not is_on_disk(name, root):
-        download(name, root)
-    return read_torchvision(name, data_root(root))
-
-
 def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
     """The data set that name stands for: 'mnist', 'fashion-mnist', 'digits'.
 
-    'auto' is $CNN_DATASET where that is set; else MNIST where it is on disk
-    or can be downloaded; else the digits, and a warning says why.
+    'auto' is $CNN_DATASET if that is set; else MNIST, if it is under root or
+    can be downloaded; else the digits, with a warning. Others: ValueError.
     """
     if name == "auto":
         name = os.environ.get("CNN_DATASET") or "auto"
@@ -163,9 +155,11 @@ def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
 
 
 def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of pixels, whole numbers from 0 to 255.
+    """Mean and standard deviation of all pixels.
 
+    pixels: of any shape, whole numbers from 0 to 255.
     ValueError if there is no pixel, or all are equal: nothing to scale by.
+    Equation: eq-data-histogram.
     """
     counts = np.bincount(pixels.ravel(), minlength=256)
     greys = np.arange(256)
@@ -180,17 +174,21 @@ def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def scale(pixels: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """x = (pixel - mean) / std.  (N, H, W) of 0..255 -> (N, 1, H, W)."""
+    """x = (pixel - mean) / std, float32, (N, 1, H, W).
+
+    pixels: (N, H, W), whole numbers from 0 to 255.
+    mean, std: of the training set.
+    Equation: eq-data-scaling.
+    """
     greys = ((np.arange(256) - mean) / std).astype(np.float32)
-    x: np.ndarray = greys[pixels][:, np.newaxis]
-    return x
-
-
-VALIDATION_SIZE = {"mnist": 5000, "fashion-mnist": 5000, "digits": 180}
+    return np.take(greys, pixels)[:, np.newaxis]
 
 
 def split(count: int, validation_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of count images train and which validate, the same each time."""
+    """Which of count images train and which validation_size of them do not.
+
+    Two arrays of indices, the same each time. ValueError if none would train.
+    """
     if count <= validation_size:
         raise ValueError(
             f"{count} images to learn from; expected more than the "
@@ -201,6 +199,7 @@ def split(count: int, validation_size: int) -> tuple[np.ndarray, np.ndarray]:
     return train, validation
 
 
+VALIDATION_SIZE = {"mnist": 5000, "fashion-mnist": 5000, "digits": 180}
 CLOTHES = (
     *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -236,14 +235,15 @@ def load_dataset(
 def minibatches(
     dataset: Dataset, batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One epoch: each image once, in random order, batch_size at a time.
+    """One epoch: each image once, in random order, batch by batch.
 
-    Yields images (B, C, H, W) and labels (B,); the last batch may be smaller.
+    dataset: images (N, C, H, W), labels (N,).
+    batch_size: B, at least 1, else ValueError; the last may be smaller.
+    rng: draws the order.
+    Yields images (B, C, H, W) and labels (B,).
     """
     if batch_size < 1:
-        raise ValueError(
-            f"batch_size is {batch_size}; expected at least 1, often 32."
-        )
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     order = rng.permutation(len(dataset))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]

@@ -7,10 +7,11 @@ from cnn.layer import Layer, Parameter, check_batch
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """y = x W^T + b.  (N, D) -> (N, M); weight (M, D), bias (M,).
+    """y = x W^T + b, (N, M).
 
-    ValueError if x is no batch of rows, or has another number of features
-    than weight.
+    x: (N, D), one image in each row; else ValueError.
+    weight, bias: (M, D), (M,).
+    Equation: eq-linear-matrix.
     """
     check_batch(x, "(N, D)", "linear")
     if x.shape[1] != weight.shape[1]:
@@ -27,9 +28,11 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 def linear_backward(
     grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of the loss to x, weight and bias, from grad_output (N, M).
+    """dL/dx = G W, dL/dW = G^T x, and dL/db, the sum of G over the batch.
 
-    dL/dx = G W, dL/dW = G^T x, dL/db = the sum of G over the batch.
+    grad_output: G, dL/dy, (N, M).
+    x, weight: (N, D), (M, D), as linear was given them.
+    Equation: eq-linear-backward.
     """
     grad_input = (weight.T @ grad_output.T).T  # (D, M) @ (M, N), seen (N, D)
     grad_weight = grad_output.T @ x  # (M, N) @ (N, D) -> (M, D)
@@ -40,16 +43,13 @@ def linear_backward(
 class Linear(Layer):
     """Fully connected layer: (N, in_features) -> (N, out_features).
 
-    weight: (out_features, in_features), drawn from N(0, 2 / in_features).
-    bias: (out_features,), zero. Both are float32; see ``to``.
+    in_features, out_features: D and M, the numbers per image.
+    rng: draws weight, (M, D), from N(0, 2 / D); bias, (M,), starts at zero.
+        Both are float32; see ``to``.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        rng: np.random.Generator,
+        self, in_features: int, out_features: int, *, rng: np.random.Generator
     ) -> None:
         std = np.sqrt(2 / in_features)  # He's; see Initialisation
         weight = std * rng.standard_normal((out_features, in_features))
@@ -70,7 +70,10 @@ class Linear(Layer):
 
 
 class Flatten(Layer):
-    """(N, C, H, W) -> (N, C*H*W), each image's numbers in one row."""
+    """(N, C, H, W) -> (N, C*H*W), each image's numbers in one row.
+
+    Equation: eq-linear-flatten.
+    """
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.save_for_backward(x.shape)

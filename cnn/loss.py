@@ -7,10 +7,10 @@ from cnn.layer import check_batch
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log p, with p = exp(z) / sum(exp(z)) in each row.  (N, K) -> (N, K).
+    """log p = (z - m) - log(sum(exp(z - m))), in each row, with m = max(z).
 
-    The row's largest logit is taken off first: p is the same, and no exp
-    overflows. log p = (z - m) - log(sum(exp(z - m))), with m = max(z).
+    logits: z, (N, K); as m is taken off first, no exp overflows.
+    Equation: eq-loss-log-softmax.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), all <= 0
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, 1)
@@ -19,36 +19,45 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """p = exp(z) / sum(exp(z)), in each row.  (N, K) -> (N, K)."""
+    """p = exp(z) / sum(exp(z)), in each row.
+
+    logits: z, (N, K).
+    Equation: eq-loss-softmax.
+    """
     p: np.ndarray = np.exp(log_softmax(logits))
     return p
 
 
-def check_labels(labels: np.ndarray, logits: np.ndarray) -> None:
-    """ValueError unless logits are (N, K), labels N integers in 0..K-1."""
-    check_batch(logits, "(N, K)", "cross_entropy")
-    n, classes = logits.shape
-    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels have shape {labels.shape} and dtype {labels.dtype}; "
-            f"expected ({n},) integers, one class number per image. From "
-            "one-hot rows, take labels.argmax(axis=1)."
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels run from {labels.min()} to {labels.max()}; expected "
-            f"0..{classes - 1}, as there are {classes} logits per image. "
-            "Number the classes from 0, or give the network more outputs."
-        )
+def check_labels(count: int, classes: int, **named: np.ndarray) -> None:
+    """ValueError unless all that is named is count integers in 0..classes-1.
+
+    named: such as labels=labels, (count,).
+    """
+    for name, values in named.items():
+        integers = np.issubdtype(values.dtype, np.integer)
+        if values.shape != (count,) or not integers:
+            raise ValueError(
+                f"{name} have shape {values.shape} and dtype {values.dtype}; "
+                f"expected ({count},) integers, one class number per image. "
+                f"From one-hot rows or logits, take {name}.argmax(axis=1)."
+            )
+        if count and not 0 <= values.min() <= values.max() < classes:
+            raise ValueError(
+                f"{name} run from {values.min()} to {values.max()}; expected "
+                f"0..{classes - 1}. Number the classes from 0, or allow for "
+                "more of them: more outputs, a larger num_classes."
+            )
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """L = -mean(log p[n, labels[n]]), in nats.  (N, K), (N,) -> a number.
+    """L = -mean(log p[n, labels[n]]), in nats.
 
-    ValueError for an empty batch and for labels that are not N integers in
-    0..K-1.
+    logits: (N, K), with N at least 1.
+    labels: (N,) integers in 0..K-1. ValueError where either is not so.
+    Equation: eq-loss-cross-entropy.
     """
-    check_labels(labels, logits)
+    check_batch(logits, "(N, K)", "cross_entropy")
+    check_labels(*logits.shape, labels=labels)
     picked = log_softmax(logits)[np.arange(len(labels)), labels]  # (N,)
     return float(-picked.mean())
 
@@ -56,29 +65,31 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def cross_entropy_backward(
     logits: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """dL/dz = (p - y) / N, where y is the one-hot label.  (N, K).
+    """dL/dz = (p - y) / N, where y is the one-hot label, (N, K).
 
-    ValueError as cross_entropy raises it.
+    logits, labels: as cross_entropy takes and checks them.
+    Equation: eq-loss-gradient.
     """
-    check_labels(labels, logits)
+    check_batch(logits, "(N, K)", "cross_entropy")
+    check_labels(*logits.shape, labels=labels)
     grad = softmax(logits)
     grad[np.arange(len(labels)), labels] -= 1  # y is 1 here, else 0
     return grad / len(labels)
 
 
 class CrossEntropyLoss:
-    """Softmax and cross-entropy in one: logits (N, K), labels (N,)."""
+    """Softmax and cross-entropy as the end of a network."""
 
     _saved: tuple[np.ndarray, np.ndarray] | None = None
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """The mean loss of the batch, in nats."""
+        """cross_entropy(logits, labels)."""
         loss = cross_entropy(logits, labels)
         self._saved = logits, labels
         return loss
 
     def backward(self) -> np.ndarray:
-        """dL/dlogits, (N, K); ValueError if forward has not run."""
+        """dL/dlogits, (N, K). ValueError if forward has not run."""
         if self._saved is None:
             raise ValueError(
                 "CrossEntropyLoss.backward was called before forward; it "

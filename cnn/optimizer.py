@@ -11,9 +11,11 @@ from cnn.layer import Parameter
 class SGD:
     """v <- momentum * v + (grad + weight_decay * w);  w <- w - lr * v.
 
-    Each parameter has its own velocity v, which starts at zero. lr may be
-    changed between steps, as a schedule does.
-    ValueError unless lr >= 0, 0 <= momentum < 1 and weight_decay >= 0.
+    parameters: what to move; each has its own v, which starts at zero.
+    lr: at least 0. It may be changed between steps, as a schedule does.
+    momentum: at least 0 and below 1.
+    weight_decay: at least 0. ValueError where one is not so.
+    Equation: eq-optimizer-sgd.
     """
 
     def __init__(
@@ -39,21 +41,20 @@ class SGD:
 
     def step(self) -> None:
         """Move each parameter's value, in place, by its grad."""
-        for parameter, velocity in zip(
-            self.parameters, self.velocities, strict=True
-        ):
-            velocity *= self.momentum
-            velocity += parameter.grad
+        for p, v in zip(self.parameters, self.velocities, strict=True):
+            v *= self.momentum
+            v += p.grad
             if self.weight_decay > 0:
-                velocity += self.weight_decay * parameter.value
-            parameter.value -= self.lr * velocity
+                v += self.weight_decay * p.value
+            p.value -= self.lr * v
 
 
 def cosine_schedule(lr: float, progress: float) -> float:
-    """lr that falls from lr to 0 as progress goes from 0 to 1.
+    """lr/2 * (1 + cos(pi * progress)): slowly, then fast, then slowly.
 
-    lr/2 * (1 + cos(pi * progress)): slowly, then fast, then slowly.
-    ValueError unless progress is in 0..1.
+    lr: where it starts; it ends at 0.
+    progress: the share of all steps that is done, 0..1, else ValueError.
+    Equation: eq-optimizer-cosine.
     """
     if not 0 <= progress <= 1:
         raise ValueError(

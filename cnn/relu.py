@@ -7,14 +7,21 @@ from cnn.layer import Layer
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    """y = max(x, 0), entry by entry; any shape. nan stays nan."""
-    y = np.zeros_like(x)
-    np.maximum(x, y, out=y)
+    """y = max(x, 0), entry by entry; nan stays nan.
+
+    x: any shape, which y has too.
+    Equation: eq-relu-forward.
+    """
+    y: np.ndarray = np.maximum(x, 0)
     return y
 
 
 def relu_backward(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """dL/dx = dL/dy where x > 0, else 0 (at x = 0 too)."""
+    """dL/dx = dL/dy where x > 0, else 0, also at x = 0.
+
+    grad_output, x: dL/dy and what relu was given, of one shape.
+    Equation: eq-relu-backward.
+    """
     return grad_output * (x > 0)
 
 

@@ -138,7 +138,7 @@ def test_no_images_give_zeros():
 def test_ratio_takes_numbers_and_arrays():
     np.testing.assert_array_equal(ratio(np.array([1, 2, 0]), 2), [0.5, 1, 0])
     np.testing.assert_array_equal(
-        ratio(np.array([1, 0]), np.array([0, 0])), [0, 0]
+        ratio(np.array([0, 0]), np.array([0, 2])), [0, 0]
     )
 
 
