@@ -34,7 +34,7 @@ class Dataset:
         return len(self.labels)
 
     def subset(self, index: np.ndarray | slice) -> "Dataset":
-        """Those images and labels that index selects, as an array's would."""
+        """The images and labels at index: (n,) integers, or a slice."""
         return replace(
             self, images=self.images[index], labels=self.labels[index]
         )

@@ -15,11 +15,11 @@ class Function:
     _saved: tuple[Any, ...] | None = None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """y = f(x); keeps what backward will need."""
+        """y = f(x), x of a shape that f takes; keeps what backward needs."""
         raise NotImplementedError
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        """dL/dx from grad_output, dL/dy, at the x of the last forward.
+        """dL/dx from grad_output, dL/dy in y's shape, at the last forward's x.
 
         ValueError if forward has not run.
         Equation: eq-layer-chain.

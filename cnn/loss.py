@@ -67,7 +67,7 @@ def cross_entropy_backward(
 ) -> np.ndarray:
     """dL/dz = (p - y) / N, where y is the one-hot label, (N, K).
 
-    logits, labels: as cross_entropy takes and checks them.
+    logits, labels: (N, K), (N,), as cross_entropy takes and checks them.
     Equation: eq-loss-gradient.
     """
     check_batch(logits, "(N, K)", "cross_entropy")
@@ -83,7 +83,7 @@ class CrossEntropyLoss:
     _saved: tuple[np.ndarray, np.ndarray] | None = None
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """cross_entropy(logits, labels)."""
+        """The cross_entropy of logits, (N, K), and labels, (N,)."""
         loss = cross_entropy(logits, labels)
         self._saved = logits, labels
         return loss

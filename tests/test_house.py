@@ -286,10 +286,9 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
 
 
 NAMED = {
-    "cnn.back.plots",
-    "cnn.beyond.augmentation",
-    "cnn.beyond.averaging",
-    "cnn.windows",
+    *("cnn.data", "cnn.linear", "cnn.relu", "cnn.max_pooling", "cnn.loss"),
+    *("cnn.optimizer", "cnn.metrics", "cnn.windows", "cnn.back.plots"),
+    *("cnn.beyond.augmentation", "cnn.beyond.averaging"),
 }
 UNNAMED = {*MODULES} - NAMED
 
