@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import tangle
 import yaml
+from book_package import show_progress
 from book_reference import rewrite
 from myst_nb.core.read import read_myst_markdown_notebook
 
@@ -151,6 +152,40 @@ def test_docstrings_are_read_as_plain_text_with_lists() -> None:
         "",
         "Implements :eq:`eq-relu`, :eq:`eq-loss-softmax`.",
     ]
+
+
+class Terminal:
+    """A standard error that is a terminal, whose name may be asked for."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+
+def no_name(number: int) -> str:
+    raise OSError("Inappropriate ioctl for device")
+
+
+@pytest.mark.parametrize(
+    ("ttyname", "bars_at"),
+    [(lambda number: f"tty{number}", "tty2"), (no_name, None), (None, None)],
+    ids=["named", "nameless", "no such function, as on Windows"],
+)
+def test_bars_are_shown_only_in_a_terminal_that_has_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+    ttyname: Callable[[int], str] | None,
+    bars_at: str | None,
+) -> None:
+    monkeypatch.setenv("CNN_TERMINAL", "")  # so that it is restored
+    monkeypatch.delenv("CNN_TERMINAL")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.delattr(os, "ttyname", raising=False)
+    if ttyname:
+        monkeypatch.setattr(os, "ttyname", ttyname, raising=False)
+    show_progress(None, None)
+    assert os.environ.get("CNN_TERMINAL") == bars_at
 
 
 # --- a tiny book ------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ def keep_freed_memory(app: Sphinx, config: Config) -> None:
 
 
 def show_progress(app: Sphinx, config: Config) -> None:
-    """Let the experiments of the cells show their bars in this terminal."""
-    if sys.stderr.isatty():
-        os.environ.setdefault("CNN_TERMINAL", os.ttyname(sys.stderr.fileno()))
+    """Let the experiments of the cells show their bars in this terminal.
+
+    Where it has no name, or the system has none to give, there is no bar.
+    """
+    with suppress(AttributeError, OSError, ValueError):
+        if sys.stderr.isatty():
+            name = os.ttyname(sys.stderr.fileno())
+            os.environ.setdefault("CNN_TERMINAL", name)
 
 
 def refuse_differences(app: Sphinx, config: Config) -> None:
