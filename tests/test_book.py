@@ -253,10 +253,12 @@ def build(tiny: Path) -> Build:
         if not name.startswith(("CNN_", "PYTHONPATH"))
     }
 
-    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        what: str = "book/", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         main = "from jupyter_book.cli.main import main; main()"
         return subprocess.run(
-            [sys.executable, "-c", main, "build", "book/", "-W", "-n"],
+            [sys.executable, "-c", main, "build", what, "-W", "-n"],
             cwd=tiny,
             env=clean | variables,
             capture_output=True,
@@ -322,6 +324,23 @@ def test_a_changed_module_alone_is_executed_anew(
     assert build().returncode == 0
     text = (tiny / "_build" / "html" / "use.html").read_text()
     assert "answer 44 digits" in text
+
+
+def test_a_page_built_alone_looks_as_in_the_book(
+    tiny: Path, build: Build
+) -> None:
+    (tiny / "book" / "part").mkdir()
+    (tiny / "book" / "index.md").rename(tiny / "book" / "part" / "page.md")
+    (tiny / "_toc.yml").write_text("format: jb-book\nroot: part/page\n")
+    tangle.write(tiny)
+    done = build("book/part/page.md")
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = tiny / "_build" / "_page" / "book-part-page" / "html"
+    text = (html / "page.html").read_text()
+    assert "answer 42 digits" in text
+    for name in ("book.css", "favicon.svg", "logo.svg", "logo-dark.svg"):
+        assert f"_static/{name}" in text
+        assert (html / "_static" / name).is_file()
 
 
 def test_a_failing_cell_fails_each_build(tiny: Path, build: Build) -> None:

@@ -15,12 +15,31 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
 
+BOOK = tangle.ROOT / "book"
+
+
 def use_checkout(app: Sphinx, config: Config) -> None:
     """Let cells and autodoc import ``cnn`` from here, wherever else it is."""
     root = str(tangle.ROOT)
     sys.path.insert(0, root)
     paths = [root, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+def find_assets(app: Sphinx, config: Config) -> None:
+    """Let a page that is built alone, for a look at it, find what it shares.
+
+    Its own folder is then the source of the book, not ``book/``.
+    """
+    shared = config["html_theme_options"]["logo"]
+    places = [
+        *((config, name) for name in ("html_logo", "html_favicon")),
+        *((shared, name) for name in ("image_light", "image_dark")),
+    ]
+    for where, name in places:
+        where[name] = str(BOOK / where[name])
+    for name in ("html_static_path", "bibtex_bibfiles"):
+        config[name] = [str(BOOK / path) for path in config[name]]
 
 
 def keep_freed_memory(app: Sphinx, config: Config) -> None:
@@ -70,6 +89,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # A value that changed makes Sphinx read all pages again.
     app.add_config_value("book_extensions", extensions_state(), "env")
     app.connect("config-inited", use_checkout, priority=100)
+    if Path(app.srcdir) != BOOK:
+        app.connect("config-inited", find_assets, priority=120)
     app.connect("config-inited", keep_freed_memory)
     app.connect("config-inited", show_progress)
     app.connect("config-inited", refuse_differences, priority=110)
