@@ -6,6 +6,7 @@ before a release.
 """
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE")
     or ("ci" if os.environ.get("CI") else "quick")
 )
+
+
+def in_order(*parts: object) -> str:
+    """A pattern for pytest.raises: these texts, one after the other.
+
+    What was given, what was expected, the way out.
+    """
+    return "(?s)" + ".*".join(re.escape(str(part)) for part in parts)
 
 
 def rng() -> np.random.Generator:

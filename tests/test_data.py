@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
+from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,12 +128,14 @@ def test_truncated_file_is_refused(tmp_path, file, length):
     path = tmp_path / "MNIST" / "raw" / file
     whole = path.read_bytes()
     path.write_bytes(whole[:length])
-    with pytest.raises(ValueError, match="damaged or truncated") as caught:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *(path.parent, "damaged or truncated"),
+            *("Expected the files of mnist", "Delete that folder and load"),
+        ),
+    ):
         read_pixels("mnist", tmp_path)
-    message = str(caught.value)
-    assert str(path.parent) in message
-    assert "Expected the files of mnist" in message
-    assert "Delete that folder and load again" in message
     assert path.read_bytes() == whole[:length]  # nothing is lost
 
 
@@ -187,13 +190,14 @@ def three_files_only(dataset) -> None:
 )
 def test_failed_download_leaves_nothing(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(DOWNLOAD, failure)
-    with pytest.raises(ValueError, match="could not be downloaded") as caught:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *("could not be downloaded", tmp_path / "MNIST" / "raw"),
+            *("Expected its four files", "set CNN_DATA", "'digits'"),
+        ),
+    ):
         load_dataset("mnist", tmp_path)
-    message = str(caught.value)
-    assert str(tmp_path / "MNIST" / "raw") in message
-    assert "Expected its four files" in message
-    assert "set CNN_DATA" in message
-    assert "'digits'" in message
     assert files_under(tmp_path) == []
     assert not is_on_disk("mnist", tmp_path)
 
@@ -308,9 +312,10 @@ def test_no_torchvision_is_a_failed_download(tmp_path, monkeypatch):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="unknown data set 'mnits'") as caught:
+    with pytest.raises(
+        ValueError, match="'mnits'; expected 'auto', 'digits', 'mnist'"
+    ):
         load_dataset("mnits")
-    assert "expected 'auto', 'digits', 'mnist'" in str(caught.value)
 
 
 def test_unknown_name_in_the_environment(monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,9 +107,11 @@ def test_a_view_that_is_not_contiguous():
 
 
 def test_whole_numbers_are_refused():
-    with pytest.raises(ValueError, match="was given int64; expected") as e:
+    with pytest.raises(
+        ValueError,
+        match=in_order("was given int64; expected", "astype(np.float64)"),
+    ):
         numerical_gradient(lambda x: float(x.sum()), np.arange(3))
-    assert "astype(np.float64)" in str(e.value)
 
 
 # The relative error.
@@ -158,23 +161,6 @@ def test_shapes_must_agree():
 
 
 SHAPES = {"images": (3, 2, 6, 6), "rows": (4, 5)}
-LAYERS = {
-    "Conv2d": (lambda: Conv2d(2, 3, 3, 2, 1, rng=rng()), "images"),
-    "ReLU": (ReLU, "images"),
-    "MaxPool2d": (lambda: MaxPool2d(2), "images"),
-    "Flatten": (Flatten, "images"),
-    "Linear": (lambda: Linear(5, 5, rng=rng()), "rows"),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_right_layers_pass(name):
-    make, kind = LAYERS[name]
-    layer = make().to(np.float64)
-    x = rng(1).standard_normal(SHAPES[kind])
-    errors = check_gradients(layer, x, rng(2))
-    assert set(errors) == {"input", *layer.named_parameters()}
-    assert max(errors.values()) < RIGHT
 
 
 class NoMask(ReLU):

@@ -6,6 +6,7 @@ Sizes N, D, M are drawn apart, so that a transposed product cannot pass.
 import numpy as np
 import pytest
 import torch
+from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,23 +103,26 @@ def test_first_weights_are_as_large_as_promised_and_repeatable():
 
 def test_wrong_number_of_features_is_named():
     layer = Linear(5, 2, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="given 7 features") as caught:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            "given 7 features", (3, 7), "expected 5", "Set in_features to 7"
+        ),
+    ):
         layer.forward(np.zeros((3, 7)))
-    message = str(caught.value)
-    assert "(3, 7)" in message  # given
-    assert "expected 5" in message
-    assert "Set in_features to 7" in message  # the way out
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 1, 5)])
 def test_what_is_no_batch_of_rows_is_named(shape):
     layer = Linear(5, 2, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="linear was given") as caught:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *("linear was given", shape),
+            *("expected (N, D) with N at least 1", "Flatten()"),
+        ),
+    ):
         layer.forward(np.zeros(shape))
-    message = str(caught.value)
-    assert str(shape) in message
-    assert "expected (N, D) with N at least 1" in message
-    assert "Flatten()" in message
 
 
 SHAPES = st.tuples(*4 * [st.integers(1, 5)])

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import in_order
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -183,23 +184,30 @@ GOOD = np.array([0, 1, 2])
     ("labels", "predictions", "words"),
     [
         (GOOD, GOOD[:2], ["predictions", "(2,)", "expected (3,)"]),
-        (GOOD, np.eye(3, dtype=int), ["(3, 3)", "(3,)", "argmax(axis=1)"]),
+        (
+            GOOD,
+            np.eye(3, dtype=int),
+            ["(3, 3)", "expected (3,)", "argmax(axis=1)"],
+        ),
         (np.eye(3, dtype=int), GOOD, ["labels", "(3, 3)", "argmax(axis=1)"]),
         (GOOD, GOOD * 1.0, ["predictions", "float64", "integers"]),
-        (np.array(1), np.array(1), ["labels have shape ()"]),
-        (GOOD + 1, GOOD, ["labels run from 1 to 3", "0..2", "from 0"]),
-        (GOOD, GOOD - 1, ["predictions run from -1 to 1", "0..2"]),
+        (np.array(1), np.array(1), ["labels have shape ()", "expected (1,)"]),
+        (
+            GOOD + 1,
+            GOOD,
+            ["labels run from 1 to 3", "expected 0..2", "from 0"],
+        ),
+        (GOOD, GOOD - 1, ["predictions run from -1 to 1", "expected 0..2"]),
     ],
 )
 def test_what_is_no_class_number_is_refused(labels, predictions, words):
-    with pytest.raises(ValueError, match="expected") as caught:
+    with pytest.raises(ValueError, match=in_order(*words)):
         confusion_matrix(labels, predictions, 3)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_unknown_average_is_refused():
-    with pytest.raises(ValueError, match="average is 'mean'") as caught:
+    with pytest.raises(
+        ValueError,
+        match="average is 'mean'; expected 'macro', 'micro' or 'weighted'",
+    ):
         average_precision_recall_f1(np.eye(2, dtype=int), "mean")
-    for word in ("'macro'", "'micro'", "'weighted'"):
-        assert word in str(caught.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import seed_network, to_torch, two_convolutions
@@ -272,14 +273,14 @@ def test_another_architecture_is_refused(tmp_path):
     path, network = tmp_path / "net.npz", seed_network(filters=3)
     save_arrays(path, seed_network(filters=4).state_dict())
     before = values(network)
-    with pytest.raises(ValueError, match="another architecture") as caught:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *(path, "another architecture", (4, 1, 3, 3), "expected"),
+            *((3, 1, 3, 3), "Build the network that was saved"),
+        ),
+    ):
         network.load_state_dict(load_arrays(path), path)
-    message = str(caught.value)
-    assert str(path) in message
-    assert "(4, 1, 3, 3)" in message  # given
-    assert "expected" in message
-    assert "(3, 1, 3, 3)" in message
-    assert "Build the network that was saved" in message
     assert equal(values(network), before)
 
 
@@ -312,12 +313,14 @@ def test_a_file_cut_short_at_any_byte_is_refused(tmp_path):
     content, before = path.read_bytes(), values(network)
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="cannot be read") as caught:
+        with pytest.raises(
+            ValueError,
+            match=in_order(
+                *(path, "cannot be read"),
+                *("Expected a whole .npz file", "Delete it"),
+            ),
+        ):
             network.load_state_dict(load_arrays(path), path)
-        message = str(caught.value)
-        assert str(path) in message
-        assert "Expected a whole .npz file" in message
-        assert "Delete it" in message
     assert equal(values(network), before)
 
 
@@ -418,8 +421,9 @@ def test_no_layers_are_refused():
 def test_one_layer_at_two_places_is_refused():
     relu, rng = ReLU(), np.random.default_rng(0)
     with pytest.raises(
-        ValueError, match="given 3 layers, 2 of them"
-    ) as caught:
+        ValueError,
+        match=in_order(
+            "given 3 layers, 2 of them", "each once", "Make a new layer"
+        ),
+    ):
         Sequential(relu, Linear(2, 2, rng=rng), relu)
-    assert "each once" in str(caught.value)
-    assert "Make a new layer" in str(caught.value)
