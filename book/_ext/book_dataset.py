@@ -16,10 +16,11 @@ logger = logging.getLogger(__name__)
 
 def settle_dataset(app: Sphinx, config: Config) -> None:
     """Tell all cells, through the environment, which data they work on."""
-    if os.environ.get("CNN_DATA"):
-        # Cells run in the folder of their page; the path was given from here.
-        root = Path(os.environ["CNN_DATA"]).expanduser().absolute()
-        os.environ["CNN_DATA"] = str(root)
+    for name in ("CNN_DATA", "CNN_RESULTS"):
+        if os.environ.get(name):
+            # Cells run in their page's folder; the path was given from here.
+            path = Path(os.environ[name]).expanduser().absolute()
+            os.environ[name] = str(path)
     from cnn.data import resolve_dataset  # of this checkout: see book_package
 
     name = resolve_dataset()
