@@ -289,6 +289,7 @@ NAMED = {
     *("cnn.data", "cnn.linear", "cnn.relu", "cnn.max_pooling", "cnn.loss"),
     *("cnn.optimizer", "cnn.metrics", "cnn.windows", "cnn.back.plots"),
     *("cnn.beyond.augmentation", "cnn.beyond.averaging"),
+    "cnn.experiments.experiment",
 }
 UNNAMED = {*MODULES} - NAMED
 
