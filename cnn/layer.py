@@ -62,6 +62,31 @@ class Buffer:
         self.value = value
 
 
+def copy_arrays(
+    arrays: Mapping[str, np.ndarray],
+    into: Mapping[str, np.ndarray],
+    source: str | Path,
+) -> None:
+    """Copy arrays, by name, into others, whose dtypes stay: all or none.
+
+    source: where arrays are from, for the text of the error.
+    ValueError if names or shapes differ; then nothing is changed.
+    """
+    given = {(name, array.shape) for name, array in arrays.items()}
+    expected = {(name, array.shape) for name, array in into.items()}
+    if given != expected:
+        raise ValueError(
+            f"{source} was saved from another architecture: it has "
+            f"{sorted(given - expected)}; expected "
+            f"{sorted(expected - given)}. Build the network that was saved, "
+            "then load it."
+        )
+    # All are converted before the first is changed.
+    values = {n: arrays[n].astype(array.dtype) for n, array in into.items()}
+    for name, array in into.items():
+        array[...] = values[name]
+
+
 class Layer(Function):
     """A function that says what it holds: arrays, layers, its mode.
 
@@ -98,11 +123,8 @@ class Layer(Function):
 
     def named_arrays(self) -> dict[str, Parameter | Buffer]:
         """All parameters and buffers by their places, such as "0.weight"."""
-        found = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, Parameter | Buffer)
-        }
+        own = vars(self).items()
+        found = {n: v for n, v in own if isinstance(v, Parameter | Buffer)}
         for place, child in self.children().items():
             for name, array in child.named_arrays().items():
                 found[f"{place}.{name}"] = array
@@ -110,11 +132,8 @@ class Layer(Function):
 
     def named_parameters(self) -> dict[str, Parameter]:
         """The arrays that training changes, by their places."""
-        return {
-            name: array
-            for name, array in self.named_arrays().items()
-            if isinstance(array, Parameter)
-        }
+        arrays = self.named_arrays().items()
+        return {n: a for n, a in arrays if isinstance(a, Parameter)}
 
     def parameters(self) -> list[Parameter]:
         """The arrays that training changes, in a fixed order."""
@@ -122,48 +141,28 @@ class Layer(Function):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """A copy of every array by its place: what a file must hold."""
-        arrays = self.named_arrays().items()
-        return {name: array.value.copy() for name, array in arrays}
+        return {n: a.value.copy() for n, a in self.named_arrays().items()}
 
     def load_state_dict(
         self,
         arrays: Mapping[str, np.ndarray],
         source: str | Path = "the given state",
     ) -> None:
-        """Take over the values of a state_dict; dtypes stay.
+        """Take over the values of a state_dict, as copy_arrays does.
 
-        arrays: by name, of the shapes that this layer has.
-        source: where they come from, for the error's text.
-        ValueError if names or shapes differ; then nothing is changed.
+        arrays: by name; source: where they are from, for an error's text.
         """
-        mine = self.named_arrays()
-        given = {name: array.shape for name, array in arrays.items()}
-        expected = {name: array.value.shape for name, array in mine.items()}
-        if given != expected:
-            raise ValueError(
-                f"{source} was saved from another architecture: it has "
-                f"{given}; expected {expected}. Build the network that was "
-                "saved, then load it."
-            )
-        # All are converted before the first is changed.
-        values = {
-            name: arrays[name].astype(array.value.dtype)
-            for name, array in mine.items()
-        }
-        for name, array in mine.items():
-            array.value[...] = values[name]
+        mine = {n: array.value for n, array in self.named_arrays().items()}
+        copy_arrays(arrays, mine, source)
 
     def train(self, mode: bool = True) -> Self:
-        """Turn this layer, and all within, to training.
-
-        mode: False turns them to evaluation instead.
-        """
+        """Turn this layer and all within to training; mode False: from it."""
         for layer in self.modules():
             layer.training = mode
         return self
 
     def eval(self) -> Self:
-        """Turn this layer, and all within, to evaluation."""
+        """Turn this layer and all within to evaluation."""
         return self.train(False)
 
     def to(self, dtype: npt.DTypeLike) -> Self:
