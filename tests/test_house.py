@@ -400,10 +400,19 @@ def test_what_upstairs_offers_is_listed_alike() -> None:
 def test_a_module_is_in_the_reference(module: str) -> None:
     pages = [page for page in written() if module in written()[page]]
     entry = (
-        f"## `{module}`\n\nWritten by {{doc}}`/{'`, `'.join(pages)}`.\n\n"
+        f"### `{module}`\n\nWritten by {{doc}}`/{'`, `'.join(pages)}`.\n\n"
         f"```{{eval-rst}}\n.. automodule:: {module}\n```\n"
     )
     assert entry in source("back/api"), f"book/back/api.md lacks:\n\n{entry}"
+
+
+def test_the_reference_is_in_the_order_of_imports() -> None:
+    order = re.findall(r"automodule:: (\S+)", source("back/api"))
+    for index, module in enumerate(order):
+        below = imports(module) - set(order[:index])
+        assert below == set(), (
+            f"{module} imports {below}: put that above it in book/back/api.md."
+        )
 
 
 @pytest.mark.parametrize("module", MODULES)
