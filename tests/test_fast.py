@@ -98,7 +98,7 @@ def test_windows_in_halves_are_all_windows_in_another_order(
 
 
 @pytest.mark.parametrize("columns", [1, 16, 130])
-@pytest.mark.parametrize("size", [1, 300, 20_000, 2_000_000])
+@pytest.mark.parametrize("size", [1, 300, 20_000, 100_000])
 def test_a_product_in_pieces_is_the_product(columns, size, monkeypatch):
     rng = np.random.default_rng(columns)
     matrix = rng.standard_normal((min(size, 2), size))
