@@ -69,10 +69,11 @@ def ours(task: Task) -> Iterator[Contestant]:
     with cnn.ParallelStep(
         network, workers=task.threads, microbatch_size=task.block_size
     ) as step:
+        step.start(x, labels)
         yield Contestant(
             lambda: step(network, sgd, x, labels)[0],
             lambda: cnn.predict(network, x),
-            [process.pid for process in step.others],
+            [process.pid for process in step.processes],
         )
 
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
+from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ from toys import to_torch
 import cnn
 from cnn.beyond.parallel import (
     ParallelStep,
+    children,
     microbatches,
     parameters_to_vector,
+    parts,
     vector_to_parameters,
-    worker_step,
 )
 
 
@@ -67,18 +70,47 @@ def grads(network: cnn.Layer) -> np.ndarray:
     return parameters_to_vector(p.grad for p in network.parameters())
 
 
-@given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40))
-def test_microbatches_are_the_batch_each_image_once_and_none_too_large(
-    n, w, size
-):
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_microbatches_are_the_part_each_image_once_and_none_too_large(n, size):
     x = np.arange(n)
-    parts = [microbatches(x, x, worker, w, size) for worker in range(w)]
-    blocks = [b for part in parts for b, _ in part]
-    assert np.array_equal(np.concatenate(blocks), x)
-    assert max(map(len, blocks)) <= size
-    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
-    if n >= w * size:
-        assert all(parts)
+    pieces = [piece for piece, _ in microbatches(x, x, size)]
+    assert np.array_equal(np.concatenate([x[:0], *pieces]), x)
+    lengths = [len(piece) for piece in pieces] or [0]
+    assert max(lengths) <= 1.5 * size
+    assert max(lengths) - min(lengths) <= 1
+    assert 0 not in lengths or n == 0
+
+
+@given(st.integers(1, 3000), st.integers(1, 40))
+def test_parts_are_the_batch_each_image_once_and_nearly_equal(n, workers):
+    ours = parts(n, workers)
+    assert len(ours) == workers
+    assert ours[0].start == 0
+    assert ours[-1].stop == n
+    for part, following in pairwise(ours):
+        assert part.stop == following.start
+    lengths = [part.stop - part.start for part in ours]
+    assert max(lengths) - min(lengths) <= n / 64 + 2
+    # Whoever begins later has no more to do.
+    assert lengths[0] <= min(lengths) + 2
+
+
+@given(st.integers(1, 70))
+def test_the_orders_reach_each_worker_once_and_branches_lie_together(workers):
+    parent = {c: r for r in range(workers) for c in children(r, workers)}
+    assert sorted(parent) == list(range(1, workers))
+    for rank in range(workers):
+        below = children(rank, workers)
+        assert below == sorted(below)
+        assert len(below) <= workers.bit_length()
+        for child, end in pairwise([*below, workers]):
+            branch, grown = {child}, {child}
+            while grown:
+                grown = {c for c in parent if parent[c] in grown}
+                branch |= grown
+            assert min(branch) == child
+            assert max(branch) < end
+            assert sorted(branch) == list(range(child, max(branch) + 1))
 
 
 def test_vector_to_parameters_is_the_inverse_of_parameters_to_vector():
@@ -258,18 +290,27 @@ def gone(pid: int) -> bool:
     return False
 
 
+def freed(name: str) -> bool:
+    try:
+        block = SharedMemory(name)
+    except FileNotFoundError:
+        return True
+    block.close()
+    return False
+
+
 def test_close_ends_the_workers_and_removes_their_memory():
     network, (x, labels) = build(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     step = ParallelStep(network, workers=3)
     step(network, sgd, x, labels)
-    pids, folder = [p.pid for p in step.others], step.folder.name
+    pids, name = [p.pid for p in step.processes], step.block.name
     assert not any(map(gone, pids))
-    assert os.path.isdir(folder)
+    assert not freed(name)
     step.close()
     step.close()  # a second time does no harm
     assert all(map(gone, pids))
-    assert not os.path.exists(folder)
+    assert freed(name)
 
 
 def test_a_dead_worker_is_reported_and_the_others_are_ended():
@@ -278,9 +319,9 @@ def test_a_dead_worker_is_reported_and_the_others_are_ended():
     with ParallelStep(network, workers=3) as step:
         step(network, sgd, x, labels)
         before = values(network)
-        pids = [p.pid for p in step.others]
+        pids = [p.pid for p in step.processes]
         os.kill(pids[0], signal.SIGKILL)
-        step.others[0].wait()
+        step.processes[0].join()
         with pytest.raises(RuntimeError, match=r"worker process .* died"):
             step(network, sgd, x, labels)
         assert np.array_equal(values(network), before)
@@ -292,7 +333,7 @@ def test_ctrl_c_is_for_the_caller():
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2) as step:
         first = step(network, sgd, x, labels)
-        os.kill(step.others[0].pid, signal.SIGINT)
+        os.kill(step.processes[0].pid, signal.SIGINT)
         time.sleep(0.1)
         assert step(network, sgd, x, labels) == first
 
@@ -305,8 +346,9 @@ def test_an_interrupted_step_leaves_no_half_read_answer(monkeypatch):
         raise KeyboardInterrupt
 
     with ParallelStep(network, workers=2) as step:
+        step(network, sgd, x, labels)
         before = values(network)
-        monkeypatch.setattr(step, "answers", interrupted)
+        monkeypatch.setattr(step.worker, "compute", interrupted)
         with pytest.raises(KeyboardInterrupt):
             step(network, sgd, x, labels)
         assert np.array_equal(values(network), before)
@@ -324,7 +366,7 @@ def test_a_script_without_a_main_guard_leaves_no_process(tmp_path):
         "step = cnn.ParallelStep(net, workers=2)\n"
         "x = rng.standard_normal((4, 1, 2, 2)).astype(np.float32)\n"
         "print(step(net, sgd, x, np.array([0, 1, 2, 0])))\n"
-        "print(step.others[0].pid, step.folder.name)\n"
+        "print(step.processes[0].pid, step.block.name)\n"
     )
     done = subprocess.run(
         [sys.executable, script],
@@ -335,9 +377,9 @@ def test_a_script_without_a_main_guard_leaves_no_process(tmp_path):
     )
     assert done.returncode == 0
     assert done.stderr == ""
-    pid, folder = done.stdout.splitlines()[1].split()
+    pid, name = done.stdout.splitlines()[1].split()
     assert gone(int(pid))
-    assert not os.path.exists(folder)
+    assert freed(name)
 
 
 def test_workers_end_when_their_caller_is_killed(tmp_path):
@@ -346,7 +388,8 @@ def test_workers_end_when_their_caller_is_killed(tmp_path):
         "rng = np.random.default_rng(0)\n"
         "net = cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 3, rng=rng))\n"
         "step = cnn.ParallelStep(net, workers=2)\n"
-        "print(step.others[0].pid, flush=True)\n"
+        "step.start(np.zeros((4, 1, 2, 2)), np.arange(4))\n"
+        "print(step.processes[0].pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     caller = subprocess.Popen(
@@ -371,9 +414,12 @@ def test_workers_end_when_their_caller_is_killed(tmp_path):
     assert gone(pid)
 
 
-def test_a_part_of_no_images_is_nothing():
-    network, (x, labels) = build(), batch(1)
-    loss, correct, grad = worker_step(network, x, labels, 1, 2, 4)
-    assert (loss, correct) == (0, 0)
-    assert not grad.any()
-    assert grad.shape == values(network).shape
+def test_more_workers_than_images():
+    network, (x, labels) = build(), batch(3)
+    twin = copy.deepcopy(network)
+    first, second = (cnn.SGD(n.parameters(), 0.1) for n in (network, twin))
+    with ParallelStep(network, workers=5) as step:
+        ours = step(network, first, x, labels)
+    theirs = cnn.train_step(twin, second, x, labels)
+    assert ours == pytest.approx(theirs)
+    assert np.allclose(values(network), values(twin))
