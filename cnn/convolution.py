@@ -24,7 +24,7 @@ def conv2d_with_columns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What conv2d gives, and the columns of x, which backward needs too.
 
-    x, weight, bias, stride, padding: as in conv2d.
+    x, weight, bias, stride, padding: like those of conv2d.
     Equation: eq-convolution-im2col.
     """
     check_batch(x, "(N, C, H, W)", "conv2d")
@@ -87,7 +87,7 @@ def conv2d_grad_input(
     """dL/dx: each output's gradient goes back to the pixels it read.
 
     grad_output: dL/dy, (N, F, H', W') -> (N, C, H, W), input_shape.
-    weight, stride, padding: as in conv2d.
+    weight, stride, padding: like those of conv2d.
     Equation: eq-convolution-grad-input.
     """
     weight_matrix = weight.reshape(len(weight), -1)
@@ -107,7 +107,7 @@ def conv2d_backward(
     """The gradients of the loss to x, weight and bias, in this order.
 
     grad_output: dL/dy, (N, F, H', W').
-    x, weight, stride, padding: as in conv2d.
+    x, weight, stride, padding: like those of conv2d.
     """
     columns = im2col(x, weight.shape[2:], stride, padding)
     return (

@@ -98,7 +98,7 @@ class Layer(Function):
     def backward_parameters(self, grad_output: np.ndarray) -> None:
         """Only the parameters' grad: dL/dx is left out where it can be.
 
-        grad_output: dL/dy. Nobody needs the gradient to a network's images.
+        grad_output: dL/dy, like y. Nobody needs that to a network's images.
         Equation: eq-layer-weight.
         """
         self.backward(grad_output)

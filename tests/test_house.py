@@ -287,7 +287,8 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
 
 NAMED = {
     *("cnn.data", "cnn.linear", "cnn.relu", "cnn.max_pooling", "cnn.loss"),
-    *("cnn.optimizer", "cnn.metrics", "cnn.windows", "cnn.back.plots"),
+    *("cnn.optimizer", "cnn.metrics", "cnn.windows", "cnn.convolution"),
+    *("cnn.back.plots", "cnn.network"),
     *("cnn.beyond.augmentation", "cnn.beyond.averaging"),
     "cnn.experiments.experiment",
 }
