@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import in_order
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -103,12 +104,14 @@ def test_pair():
     ],
 )
 def test_nonsense_is_refused(size, least):
-    with pytest.raises(ValueError, match="expected an int or a pair") as error:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            f"stride is {size!r}; expected an int or a pair",
+            *(f"at least {least}", "Pass one number, or (rows, columns)"),
+        ),
+    ):
         pair(size, "stride", least)
-    text = str(error.value)
-    assert f"stride is {size!r}" in text
-    assert f"at least {least}" in text
-    assert "Pass one number, or (rows, columns)" in text
 
 
 # --- im2col and col2im ------------------------------------------------------
@@ -244,15 +247,23 @@ def test_dtype_is_kept(dtype):
 
 
 def test_a_window_larger_than_the_framed_image():
-    with pytest.raises(ValueError, match="larger than the input") as error:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *((2, 7), "larger than the input", (9, 4), (0, 1)),
+            "smaller kernel",
+        ),
+    ):
         im2col(np.zeros((1, 1, 9, 4)), (2, 7), 1, (0, 1))
-    text = str(error.value)
-    for part in ("(2, 7)", "(9, 4)", "(0, 1)", "smaller kernel"):
-        assert part in text
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (0, 1, 8, 8)])
 def test_what_is_no_batch_of_images_is_refused(shape):
-    with pytest.raises(ValueError, match="im2col was given") as error:
+    with pytest.raises(
+        ValueError,
+        match=in_order(
+            *("im2col was given", shape),
+            "expected (N, C, H, W) with N at least 1",
+        ),
+    ):
         im2col(np.zeros(shape), 3)
-    assert "expected (N, C, H, W) with N at least 1" in str(error.value)
