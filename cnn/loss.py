@@ -9,9 +9,10 @@ from cnn.layer import check_batch
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """log p = (z - m) - log(sum(exp(z - m))), in each row, with m = max(z).
 
-    logits: z, (N, K); as m is taken off first, no exp overflows.
+    logits: z, (N, K), N at least 1, else ValueError. No exp overflows.
     Equation: eq-loss-log-softmax.
     """
+    check_batch(logits, "(N, K)", "log_softmax")
     shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), all <= 0
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, 1)
     log_p: np.ndarray = shifted - log_sum
@@ -21,7 +22,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def softmax(logits: np.ndarray) -> np.ndarray:
     """p = exp(z) / sum(exp(z)), in each row.
 
-    logits: z, (N, K).
+    logits: z, (N, K), N at least 1, else ValueError.
     Equation: eq-loss-softmax.
     """
     p: np.ndarray = np.exp(log_softmax(logits))
@@ -56,10 +57,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     labels: (N,) integers in 0..K-1. ValueError where either is not so.
     Equation: eq-loss-cross-entropy.
     """
-    check_batch(logits, "(N, K)", "cross_entropy")
-    check_labels(*logits.shape, labels=labels)
-    picked = log_softmax(logits)[np.arange(len(labels)), labels]  # (N,)
-    return float(-picked.mean())
+    log_p = log_softmax(logits)
+    check_labels(*log_p.shape, labels=labels)
+    return float(-log_p[np.arange(len(labels)), labels].mean())
 
 
 def cross_entropy_backward(
@@ -70,9 +70,8 @@ def cross_entropy_backward(
     logits, labels: (N, K), (N,), as cross_entropy takes and checks them.
     Equation: eq-loss-gradient.
     """
-    check_batch(logits, "(N, K)", "cross_entropy")
-    check_labels(*logits.shape, labels=labels)
     grad = softmax(logits)
+    check_labels(*grad.shape, labels=labels)
     grad[np.arange(len(labels)), labels] -= 1  # y is 1 here, else 0
     return grad / len(labels)
 
