@@ -8,7 +8,7 @@ help: ## list these verbs
 book: ## build the whole book; a warning is an error
 	jupyter-book build book/ -W -n --keep-going
 
-page: ## build one page for a look: make page PAGE=layers/relu
+page: tangle ## build one page for a look: make page PAGE=layers/relu
 	jupyter-book build book/$(PAGE).md
 
 tangle: ## carry edits of the chapters into cnn/
