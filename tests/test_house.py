@@ -418,3 +418,13 @@ def test_a_module_has_its_test_file(module: str) -> None:
     assert (ROOT / "tests" / name).is_file(), (
         f"{module} has no tests: write tests/{name}."
     )
+
+
+def test_contributing_says_what_each_verb_is_for() -> None:
+    verbs = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    told = re.findall(
+        r"^\| `make (\w+)", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
+    assert sorted(told) == sorted({*verbs} - {"help"}), (
+        "make the table in CONTRIBUTING.md and the Makefile agree"
+    )
