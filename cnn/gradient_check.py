@@ -1,4 +1,4 @@
-# Written by book/foundations/layer.md. To keep edits: tangle.py --back.
+# Written by book/foundations/gradient_check.md.
 """Gradients measured, to hold the derived ones to account."""
 
 from collections.abc import Callable
@@ -14,9 +14,11 @@ def numerical_gradient(
 ) -> np.ndarray:
     """df/dx by central differences: (f(x + h) - f(x - h)) / 2h, per entry.
 
+    f: a function of arrays like x. x: of any shape.
     h: the step; by default the cube root of the dtype's machine epsilon,
     which balances truncation against rounding.
     ValueError if x is not of a floating dtype: whole numbers take no step.
+    Equation: eq-check-central.
     """
     if not np.issubdtype(x.dtype, np.floating):
         raise ValueError(
@@ -41,7 +43,8 @@ def numerical_gradient(
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     """max|a - b| / max(|a|, |b|), over all entries; 0 if both are zero.
 
-    nan if an entry is: no bound holds then.  ValueError if shapes differ.
+    a, b: of one shape; ValueError otherwise. nan if one of them has a nan.
+    Equation: eq-check-relative.
     """
     if a.shape != b.shape:
         raise ValueError(
@@ -58,8 +61,8 @@ def check_gradients(
 ) -> dict[str, float]:
     """Relative error of each gradient of a layer, beside the measured one.
 
-    The loss is L = sum(r * y) with random r, so that dL/dy = r.
-    x: float64; the layer's parameters too (layer.to(np.float64)).
+    layer: in float64, by layer.to(np.float64). x: of a shape that it takes.
+    rng: draws r, for the loss L = sum(r * y), so that dL/dy = r.
     Returns the error for "input" and for each parameter by its name.
     """
     r = rng.standard_normal(layer.forward(x).shape)

@@ -14,7 +14,7 @@ def xavier_std(fan_in: int, fan_out: int) -> float:
 
 
 def he_std(fan_in: int, fan_out: int) -> float:
-    """Standard deviation sqrt(2 / fan_in), for stacks with ReLU."""
+    """Standard deviation sqrt(2 / fan_in) for ReLU, whatever fan_out."""
     return float(np.sqrt(2 / fan_in))
 
 

@@ -27,7 +27,7 @@ class Function:
         raise NotImplementedError
 
     def save_for_backward(self, *values: Any) -> None:
-        """Keep what backward needs of this forward."""
+        """Keep values: what backward needs of this forward."""
         self._saved = values
 
     def saved(self) -> tuple[Any, ...]:
@@ -67,9 +67,9 @@ def copy_arrays(
     into: Mapping[str, np.ndarray],
     source: str | Path,
 ) -> None:
-    """Copy arrays, by name, into others, whose dtypes stay: all or none.
+    """Copy arrays into others of the same names and shapes: all or none.
 
-    source: where arrays are from, for the text of the error.
+    source: where arrays are from, for the error. Dtypes of into stay.
     ValueError if names or shapes differ; then nothing is changed.
     """
     given = {(name, array.shape) for name, array in arrays.items()}
@@ -150,7 +150,7 @@ class Layer(Function):
     ) -> None:
         """Take over the values of a state_dict, as copy_arrays does.
 
-        arrays: by name; source: where they are from, for an error's text.
+        arrays: by name, of this layer's shapes; source: where they are from.
         """
         mine = {n: array.value for n, array in self.named_arrays().items()}
         copy_arrays(arrays, mine, source)
@@ -191,6 +191,7 @@ def check_batch(x: np.ndarray, shape: str, user: str) -> None:
     """ValueError unless x is a batch, not empty, with the axes of shape.
 
     shape: the axes by name, such as "(N, C, H, W)".
+    user: whom the error names.
     """
     if x.ndim != shape.count(",") + 1 or len(x) == 0:
         raise ValueError(

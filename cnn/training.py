@@ -2,7 +2,6 @@
 """The training loop: epochs, history, checkpoints, early stopping."""
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from cnn.optimizer import SGD
 
 def check_finite(loss: float, lr: float) -> None:
     """ValueError, which tells loss and lr, unless loss is finite."""
-    if not math.isfinite(loss):
+    if not np.isfinite(loss):
         raise ValueError(
             f"the loss is {loss}; expected a finite number. Scale the images, "
             f"or lower lr, which is {lr}. A checkpoint has the last epoch."
@@ -35,8 +34,7 @@ def partial_step(
     images: (P, C, H, W); labels: (P,), of 0..K-1; batch_size: of the whole.
     Returns the part's share of the mean loss, and its correct answers.
     """
-    criterion = CrossEntropyLoss()
-    share = len(labels) / batch_size
+    criterion, share = CrossEntropyLoss(), len(labels) / batch_size
     logits = network.forward(images)
     loss = share * criterion.forward(logits, labels)
     network.backward_parameters(share * criterion.backward())
@@ -121,7 +119,11 @@ def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch achieved: losses in nats, accuracies from 0 to 1."""
+    """What one epoch achieved.
+
+    train_loss, train_accuracy: means over the steps; nats, and 0..1.
+    validation_loss, validation_accuracy: of the weights at its end.
+    """
 
     train_loss: float
     train_accuracy: float
@@ -132,8 +134,7 @@ class EpochMetrics:
 class Checkpoint:
     """All that the next epoch depends on, which a file can hold.
 
-    network, optimizer, rng: what training changes. Besides, it holds the
-    history and best, the network's state after the best epoch.
+    network, optimizer, rng: what training changes.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Checkpoint:
     ) -> None:
         self.network, self.optimizer, self.rng = network, optimizer, rng
         self.history: list[EpochMetrics] = []
-        self.best = network.state_dict()
+        self.best = network.state_dict()  # after the best epoch
 
     def add(self, epoch: EpochMetrics) -> None:
         """Append an epoch's metrics; keep the state if it is the best."""
@@ -149,7 +150,7 @@ class Checkpoint:
         if epochs_since_best(self.history) == 0:
             self.best = self.network.state_dict()
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def held(self) -> dict[str, np.ndarray]:
         """All arrays by kind and name: themselves, not copies."""
         held = self.network.named_arrays().items()
         kinds = {"value": {n: a.value for n, a in held}, "best": self.best}
@@ -164,8 +165,7 @@ class Checkpoint:
         """Write it to path, where the old file or the new one is whole."""
         epochs = [asdict(epoch) for epoch in self.history]
         state = {"history": epochs, "rng": self.rng.bit_generator.state}
-        text = np.array(json.dumps(state))
-        save_arrays(path, self.arrays() | {"state": text})
+        save_arrays(path, self.held() | {"state": np.array(json.dumps(state))})
 
     def load(self, path: str | Path) -> None:
         """Bring back what save wrote to path.
@@ -174,13 +174,13 @@ class Checkpoint:
         """
         given = load_arrays(path)
         state = json.loads(str(given.pop("state", "{}")))
-        copy_arrays(given, self.arrays(), path)
+        copy_arrays(given, self.held(), path)
         self.rng.bit_generator.state = state["rng"]
         self.history = [EpochMetrics(**epoch) for epoch in state["history"]]
 
 
 def epochs_since_best(history: list[EpochMetrics]) -> int:
-    """How many epochs ago the validation loss was lowest."""
+    """How many epochs ago history has its lowest validation loss."""
     losses = [epoch.validation_loss for epoch in history]
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
@@ -221,13 +221,13 @@ def train(
     """
     from tqdm import tqdm
 
-    limit = math.inf if patience is None else patience
+    limit = np.inf if patience is None else patience
     check_positive(epochs=epochs, batch_size=batch_size, patience=limit)
     check_positive(training=len(training), validation=len(validation))
     run = Checkpoint(network, optimizer, rng)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(checkpoint)
-    history, steps = run.history, math.ceil(len(training) / batch_size)
+    history, steps = run.history, -(-len(training) // batch_size)
     done, total = len(history) * steps, epochs * steps
     bar: Any = tqdm(total=total, initial=done, disable=None)
     lr, rates = optimizer.lr, learning_rates(optimizer.lr, schedule, bar)

@@ -31,7 +31,7 @@ EDITED = {"back/fingerprint": ["scaled"]}
 
 # Chapters that are still to be tidied.
 UNTIDY = {
-    *("index", "foundations/layer", "layers/initialization"),
+    *("index", "layers/initialization"),
     *("layers/network",),
     *("training/training", "training/full_run"),
     *("experiments/experiment", "experiments/filters"),
