@@ -280,19 +280,18 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
 
 
 UNNAMED = {
-    "cnn.back.fingerprint",
-    *("cnn.beyond.fast", "cnn.beyond.parallel", "cnn.beyond.workers"),
+    *("cnn.back.fingerprint", "cnn.beyond.fast", "cnn.beyond.workers"),
 }
 
 
 def unnamed(item: Any) -> Iterator[str]:
     """The arguments that a docstring does not name, or not with a shape."""
     text = inspect.getdoc(item) or ""
-    try:
-        parameters = inspect.signature(item).parameters.values()
-    except ValueError:  # a class that inherits a constructor written in C
-        return
-    for parameter in parameters:
+    if inspect.isclass(item):
+        maker = next(base for base in item.mro() if "__init__" in vars(base))
+        if not maker.__module__.startswith("cnn"):
+            return  # who made that constructor, documents it
+    for parameter in inspect.signature(item).parameters.values():
         name, kind = parameter.name, str(parameter.annotation)
         if name in ("self", "cls"):
             continue
