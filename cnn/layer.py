@@ -2,11 +2,13 @@
 """A layer's promise: forward(x) gives y, backward(dL/dy) gives dL/dx."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+
+Arrays = Mapping[str, np.ndarray]
 
 
 class Function:
@@ -62,11 +64,7 @@ class Buffer:
         self.value = value
 
 
-def copy_arrays(
-    arrays: Mapping[str, np.ndarray],
-    into: Mapping[str, np.ndarray],
-    source: str | Path,
-) -> None:
+def copy_arrays(arrays: Arrays, into: Arrays, source: object) -> None:
     """Copy arrays into others of the same names and shapes: all or none.
 
     source: where arrays are from, for the error. Dtypes of into stay.
@@ -75,11 +73,10 @@ def copy_arrays(
     given = {(name, array.shape) for name, array in arrays.items()}
     expected = {(name, array.shape) for name, array in into.items()}
     if given != expected:
+        more, less = sorted(given - expected), sorted(expected - given)
         raise ValueError(
-            f"{source} was saved from another architecture: it has "
-            f"{sorted(given - expected)}; expected "
-            f"{sorted(expected - given)}. Build the network that was saved, "
-            "then load it."
+            f"{source} was saved from another architecture: it has {more}; "
+            f"expected {less}. Build the network that was saved, then load it."
         )
     # All are converted before the first is changed.
     values = {n: arrays[n].astype(array.dtype) for n, array in into.items()}
@@ -103,17 +100,19 @@ class Layer(Function):
         """
         self.backward(grad_output)
 
-    def children(self) -> dict[str, "Layer"]:
-        """The layers among the attributes, also those in lists, by name."""
-        found: dict[str, Layer] = {}
+    def attributes(self) -> dict[str, Any]:
+        """What this layer was given, by name; items of lists have a place."""
+        found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Layer):
-                found[name] = value
-            elif isinstance(value, list | tuple):
-                for place, item in enumerate(value):
-                    if isinstance(item, Layer):
-                        found[f"{name}.{place}"] = item
+            if isinstance(value, list | tuple) and name != "_saved":
+                found |= {f"{name}.{n}": item for n, item in enumerate(value)}
+            found[name] = value
         return found
+
+    def children(self) -> dict[str, "Layer"]:
+        """The layers that this one is made of, by name."""
+        attributes = self.attributes().items()
+        return {n: v for n, v in attributes if isinstance(v, Layer)}
 
     def modules(self) -> Iterator["Layer"]:
         """This layer and all within, each before those within it."""
@@ -123,7 +122,7 @@ class Layer(Function):
 
     def named_arrays(self) -> dict[str, Parameter | Buffer]:
         """All parameters and buffers by their places, such as "0.weight"."""
-        own = vars(self).items()
+        own = self.attributes().items()
         found = {n: v for n, v in own if isinstance(v, Parameter | Buffer)}
         for place, child in self.children().items():
             for name, array in child.named_arrays().items():
@@ -143,11 +142,7 @@ class Layer(Function):
         """A copy of every array by its place: what a file must hold."""
         return {n: a.value.copy() for n, a in self.named_arrays().items()}
 
-    def load_state_dict(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        source: str | Path = "the given state",
-    ) -> None:
+    def load_state_dict(self, arrays: Arrays, source: object = "it") -> None:
         """Take over the values of a state_dict, as copy_arrays does.
 
         arrays: by name, of this layer's shapes; source: where they are from.
@@ -177,9 +172,9 @@ class Layer(Function):
     def __repr__(self) -> str:
         """The shapes of the layer's own arrays; each layer within, a line."""
         own = ", ".join(
-            f"{name} {array.value.shape}"
-            for name, array in self.named_arrays().items()
-            if "." not in name
+            f"{name} {value.value.shape}"
+            for name, value in self.attributes().items()
+            if isinstance(value, Parameter | Buffer)
         )
         within = "".join(f"\n({n}): {c}" for n, c in self.children().items())
         if within:

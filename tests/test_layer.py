@@ -281,6 +281,16 @@ def test_layers_within_are_found_among_attributes_and_in_lists():
     assert "1.other.0.scale" in outer.named_parameters()
 
 
+def test_parameters_in_lists_are_found_and_what_forward_kept_is_not():
+    layer = Layer()
+    layer.weights = [Parameter(np.ones(2)), Parameter(np.ones(3))]
+    layer.table = (Buffer(np.ones(4)), "a word")
+    layer.save_for_backward(layer.weights[0], Linear(2, 2, rng=rng()))
+    assert list(layer.state_dict()) == ["weights.0", "weights.1", "table.0"]
+    assert len(layer.parameters()) == 2
+    assert repr(layer) == "Layer(weights.0 (2,), weights.1 (3,), table.0 (4,))"
+
+
 def test_state_is_a_copy_and_loading_changes_the_arrays_in_place():
     one, other = normalised(1), normalised(2)
     held, state = other.named_arrays(), one.state_dict()
