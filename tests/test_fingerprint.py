@@ -438,7 +438,7 @@ EDITS = {
         "_saved = ()",
         False,
     ),
-    "a check": ("loss", "labels.min() < 0", "labels.min() < 1", False),
+    "a check": ("optimizer", "momentum < 1", "momentum < 2", False),
 }
 
 

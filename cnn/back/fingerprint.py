@@ -23,10 +23,9 @@ def code_fingerprint(code: CodeType) -> list[Any]:
     does = []
     error = False  # whether this instruction belongs to a raise statement
     for step in reversed(list(dis.get_instructions(code))):
-        if step.opname == "RAISE_VARARGS":
-            error = True
-        elif any(end in step.opname for end in ("POP", "STORE", "JUMP")):
-            error = False
+        ends = "POP", "STORE", "JUMP", "RAISE"  # where a statement ends
+        if any(end in step.opname for end in ends):
+            error = step.opname == "RAISE_VARARGS"
         text = step.opname == "LOAD_CONST" and isinstance(step.argval, str)
         does.append((step.opname, None if error and text else step.argval))
     return [does, code.co_exceptiontable, *inspect.getargs(code)]
