@@ -34,8 +34,6 @@ UNTIDY = {
     *("index", "layers/initialization"),
     *("layers/network",),
     *("training/training", "training/full_run"),
-    *("experiments/experiment", "experiments/filters"),
-    *("experiments/overfitting", "experiments/hyperparameters"),
     *("beyond/deeper", "beyond/augmentation", "beyond/averaging"),
     *("beyond/fast", "beyond/parallel", "beyond/workers", "beyond/library"),
 }

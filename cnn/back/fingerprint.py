@@ -45,7 +45,10 @@ class Walk(pickle.Pickler):
         self.met: list[Any] = []
 
     def write(self, data: bytes) -> None:
-        """Take what would go to a file."""
+        """Take into the hash what would go to a file.
+
+        data: what pickle makes of a part of a value.
+        """
         self.hash.update(data)
 
     def persistent_id(self, value: Any) -> Any:
@@ -89,7 +92,11 @@ class Walk(pickle.Pickler):
         return found
 
     def parts(self, value: Any) -> Any:
-        """What a module, function, class or the like is made of."""
+        """What a function, a class or the like is made of.
+
+        value: one of those in met.
+        ValueError if it is all of cnn, so that no name can be followed.
+        """
         match value:
             case ModuleType():
                 if self.follows(value.__name__):
