@@ -280,7 +280,7 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
 
 
 UNNAMED = {
-    *("cnn.back.fingerprint", "cnn.beyond.fast", "cnn.beyond.workers"),
+    *("cnn.beyond.fast", "cnn.beyond.workers"),
 }
 
 
