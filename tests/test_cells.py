@@ -31,11 +31,9 @@ EDITED = {"back/fingerprint": ["scaled"]}
 
 # Chapters that are still to be tidied.
 UNTIDY = {
-    *("index", "layers/initialization"),
-    *("layers/network",),
-    *("training/training", "training/full_run"),
+    *("layers/initialization", "layers/network", "training/training"),
     *("beyond/deeper", "beyond/augmentation", "beyond/averaging"),
-    *("beyond/fast", "beyond/parallel", "beyond/workers", "beyond/library"),
+    *("beyond/library", "beyond/parallel"),
 }
 
 
