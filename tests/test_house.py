@@ -74,10 +74,7 @@ def written() -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "page",
-    PAGES,
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_writes_at_most_one_module_which_bears_its_name(
     page: str,
 ) -> None:
