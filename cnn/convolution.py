@@ -15,6 +15,20 @@ from cnn.windows import (
 )
 
 
+def check_images(x: np.ndarray, weight: np.ndarray) -> None:
+    """ValueError unless filters can be laid on a batch of images.
+
+    x: images, (N, C, H, W), N at least 1; weight: filters, (F, C, k, k).
+    """
+    check_batch(x, "(N, C, H, W)", "conv2d")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_channels to {x.shape[1]}."
+        )
+
+
 def conv2d_with_columns(
     x: np.ndarray,
     weight: np.ndarray,
@@ -27,13 +41,7 @@ def conv2d_with_columns(
     x, weight, bias, stride, padding: like those of conv2d.
     Equation: eq-convolution-im2col.
     """
-    check_batch(x, "(N, C, H, W)", "conv2d")
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_channels to {x.shape[1]}."
-        )
+    check_images(x, weight)
     kernel = weight.shape[2:]
     rows, cols = output_size(x.shape[2:], kernel, stride, padding)
     columns = im2col(x, kernel, stride, padding)

@@ -1,316 +1,221 @@
 # Written by book/beyond/fast.md. To keep edits: tangle.py --back.
-"""The same training step, faster: fused layers, and blocks of the batch."""
+"""The same network, faster: slabs, fused layers, memory that is kept."""
 
 import copy
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from cnn.convolution import Conv2d
-from cnn.layer import Layer, check_batch
+from cnn.convolution import Conv2d, check_images
+from cnn.layer import Layer
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
-from cnn.relu import ReLU, relu, relu_backward
-from cnn.windows import Pair, Size, output_size, pair
-
-
-def to_hcwn(x: np.ndarray) -> np.ndarray:
-    """x (N, C, H, W) as a contiguous block (H, C, W, N).
-
-    A view where x already lies in memory that way, else a copy.
-    """
-    return np.ascontiguousarray(x.transpose(2, 1, 3, 0))
-
-
-def from_hcwn(block: np.ndarray) -> np.ndarray:
-    """A block (H, C, W, N) seen as (N, C, H, W): the same memory."""
-    return block.transpose(3, 1, 0, 2)
-
-
-def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
-    """A block (H, C, W, N) with a frame of value around its images."""
-    rows, columns = pair(padding, "padding", 0)
-    if rows == columns == 0:
-        return block
-    widths = ((rows, rows), (0, 0), (columns, columns), (0, 0))
-    return np.pad(block, widths, constant_values=value)
-
-
-def row_slabs(
-    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
-) -> np.ndarray:
-    """The windows along every row of x, each laid out as a column.
-
-    (N, C, H, W) -> (H + 2p, C*k, W'*N), one slab a row: k copies in all,
-    each with long runs.
-    """
-    _, width = pair(kernel_size, "kernel_size", 1)
-    _, right = pair(stride, "stride", 1)
-    _, cols = output_size(x.shape[2:], kernel_size, stride, padding)
-    block = pad(to_hcwn(x), padding)
-    rows, channels, _, n = block.shape
-    slabs = np.empty((rows, channels, width, cols, n), x.dtype)
-    for v in range(width):
-        slabs[:, :, v] = block[:, :, v : v + right * cols : right]
-    return slabs.reshape(rows, channels * width, cols * n)
-
-
-def sliding_windows(
-    x: np.ndarray, kernel_size: Size, stride: Size = 1, padding: Size = 0
-) -> np.ndarray:
-    """Every window of x as a column, in one matrix for each row of windows.
-
-    (N, C, H, W) -> (H', k*C*k, W'*N), read-only: matrix i is the slabs
-    s*i, ..., s*i + k - 1 of row_slabs, and its neighbours share their memory.
-    """
-    check_batch(x, "(N, C, H, W)", "conv2d")
-    height, _ = pair(kernel_size, "kernel_size", 1)
-    down, _ = pair(stride, "stride", 1)
-    rows, _ = output_size(x.shape[2:], kernel_size, stride, padding)
-    slabs = row_slabs(x, kernel_size, stride, padding)
-    _, depth, length = slabs.shape
-    step, *within = slabs.strides
-    windows: np.ndarray = as_strided(
-        slabs,
-        (rows, height * depth, length),
-        (down * step, *within),
-        writeable=False,
-    )
-    return windows
-
-
-def weight_matrix(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Each filter as a row, in the order (u, c, v): (F, C, k, k) -> (F, kCk).
-
-    ValueError if x (N, C, H, W) has another number of channels.
-    """
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_channels to {x.shape[1]}."
-        )
-    return weight.transpose(0, 2, 1, 3).reshape(len(weight), -1)
-
-
-def matmul_in_pieces(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """np.matmul(a, b, out), a few columns of b at a time.
-
-    (M, K) @ (..., K, L) -> (..., M, L). On some processors OpenBLAS has
-    quicker kernels for products of at most a million multiplications.
-    Where 16 columns take more than that, there is one piece.
-    """
-    columns = 10**6 // a.size // 16 * 16 or b.shape[-1]
-    for start in range(0, b.shape[-1], columns):
-        piece = slice(start, start + columns)
-        np.matmul(a, b[..., piece], out=out[..., piece])
-
-
-def add_slabs(
-    slabs: np.ndarray,
-    input_shape: tuple[int, ...],
-    kernel_size: Size,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> np.ndarray:
-    """The transpose of row_slabs: each window's numbers added where it lay.
-
-    (H + 2p, C*k, W'*N) -> (N, C, H, W), which is input_shape.
-    """
-    n, channels, height, breadth = input_shape
-    top, left = pair(padding, "padding", 0)
-    _, width = pair(kernel_size, "kernel_size", 1)
-    _, right = pair(stride, "stride", 1)
-    rows = height + 2 * top
-    slabs = slabs.reshape(rows, channels, width, -1, n)
-    reach = right * slabs.shape[3]
-    block = np.zeros((rows, channels, breadth + 2 * left, n), slabs.dtype)
-    for v in range(width):
-        # Windows overlap, and a pixel collects from all of them: +=.
-        block[:, :, v : v + reach : right] += slabs[:, :, v]
-    return from_hcwn(block[top : top + height, :, left : left + breadth])
+from cnn.relu import ReLU, relu
+from cnn.windows import Pair, from_chwn, output_size, pad, to_chwn
 
 
 def slabs_grad_input(
-    grad_output: np.ndarray,
-    weight: np.ndarray,
-    input_shape: tuple[int, ...],
-    stride: Size = 1,
-    padding: Size = 0,
+    grad: np.ndarray, weight: np.ndarray, stride: Pair, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """dL/dx: each output's gradient goes back to the pixels it read.
+    """dL/dx of a convolution: first to the slabs, then to their pixels.
 
-    (N, F, H', W') -> (N, C, H, W), which is input_shape.
+    grad, weight: dL/dy, (H', F, W', N), and the filters, (F, C, k, k).
+    stride, shape: s, and of the padded images, (C, H, W, N), the result's.
+    Equation: eq-fast-grad-slab.
     """
-    filters, channels, height, width = weight.shape
-    top, _ = pair(padding, "padding", 0)
-    down, _ = pair(stride, "stride", 1)
-    grad = to_hcwn(grad_output)  # (H', F, W', N)
-    rows = len(grad)
-    grad = grad.reshape(rows * filters, -1)  # (H'F, W'N)
-    turned = weight.transpose(2, 0, 1, 3)[::-1]  # (k, F, C, k)
-    turned = turned.reshape(height, filters, -1)  # (k, F, Ck)
-    slabs = np.empty(
-        (input_shape[2] + 2 * top, channels * width, grad.shape[1]),
-        grad.dtype,
-    )
+    (_, channels, height, width), (down, right) = weight.shape, stride
+    upwards = np.ascontiguousarray(weight.transpose(2, 0, 1, 3)[::-1])
+    cols, n = grad.shape[2:]
+    slabs = np.zeros((shape[1], channels * width, cols * n), grad.dtype)
     for r, slab in enumerate(slabs):
-        # The output rows first, ..., last - 1 read this row.
+        # The rows of windows first, ..., last - 1 read this slab.
         first = max(0, -((height - 1 - r) // down))  # rounded up
-        last = min(r // down + 1, rows)
+        last = min(r // down + 1, len(grad))
         if first < last:
             u = r - down * first
-            kernels = turned[height - 1 - u :: down][: last - first]
-            kernels = kernels.reshape(-1, len(slab))
-            # (Ck, (last - first) F) @ ((last - first) F, W'N) -> (Ck, W'N)
-            readers = grad[first * filters : last * filters]
-            matmul_in_pieces(kernels.T, readers, out=slab)
-        else:
-            slab[...] = 0
-    return add_slabs(slabs, input_shape, (height, width), stride, padding)
+            kernels = upwards[height - 1 - u :: down][: last - first]
+            readers = grad[first:last].reshape(-1, cols * n)
+            # (C*k, (last - first)*F) @ ((last - first)*F, W'*N)
+            np.matmul(kernels.reshape(-1, len(slab)).T, readers, out=slab)
+    block = np.zeros(shape, grad.dtype)
+    slabs = slabs.reshape(shape[1], channels, width, cols, n).swapaxes(0, 1)
+    for v in range(width):  # windows overlap, a pixel collects from all: +=
+        block[:, :, v::right][:, :, :cols] += slabs[:, :, v]
+    return block
 
 
-def windows_in_halves(
-    x: np.ndarray, kernel_size: Pair, stride: Pair, padding: Pair
+def windows_in_combs(
+    block: np.ndarray, kernel: Pair, stride: Pair, size: Pair, combs: Pair
 ) -> np.ndarray:
-    """Every window of x as a column, in two matrices for each row.
+    """Every window as a column, in a matrix for each comb of each row.
 
-    [0] has those at places 0, 2, ... of a row, [1] those at 1, 3, ...:
-    (N, C, H, W) -> (2, H', kCk, W'N / 2), with H' and W' rounded down to
-    even numbers, as MaxPool2d(2) reads no more.
+    block: padded images, (C, H, W, N) -> (combs, H', k*C*k, T*N), read-only,
+    as matrices of one comb share slabs of memory.
+    kernel, stride, size: of a window, between windows, and (H', T).
+    combs: how many, and d: comb c has the windows c, c + d, ... of a row.
+    Equation: eq-fast-slabs, eq-fast-combs.
     """
-    check_batch(x, "(N, C, H, W)", "conv2d")
-    (height, width), (down, right) = kernel_size, stride
-    size = output_size(x.shape[2:], kernel_size, stride, padding)
-    rows, cols = output_size(size, 2, 2)  # H'/2, W'/2
-    block = pad(to_hcwn(x), padding)  # (H + 2p, C, W + 2p, N)
-    length, channels, _, n = block.shape
-    apart = 2 * right
-    combs = [np.ascontiguousarray(block[:, :, i::apart]) for i in range(apart)]
-    slabs = np.empty((2, length, channels, width, cols, n), x.dtype)
-    for odd in 0, 1:
-        for v in range(width):
-            tooth, i = divmod(odd * right + v, apart)
-            slabs[odd, :, :, v] = combs[i][:, :, tooth : tooth + cols]
-    # As in sliding_windows: slab follows slab, so (u, c, v) is one axis.
-    half, slab, _, within, *_ = slabs.strides
-    return as_strided(
-        slabs,
-        (2, 2 * rows, height * channels * width, cols * n),
-        (half, down * slab, within, slabs.itemsize),
-        writeable=False,
-    )
+    (height, width), (down, right), (rows, teeth) = kernel, stride, size
+    channels, length, _, n = block.shape
+    shape = combs[0], length, channels, width, teeth, n
+    slabs = np.empty(shape, block.dtype)
+    for c, v in np.ndindex(combs[0], width):
+        pixels = block[:, :, right * c + v :: right * combs[1]][:, :, :teeth]
+        slabs[c, :, :, v, : pixels.shape[2]] = pixels.swapaxes(0, 1)
+        slabs[c, :, :, v, pixels.shape[2] :] = 0  # no pixel; nobody reads it
+    comb, slab, _, within, *_ = slabs.strides
+    matrices = combs[0], rows, height * channels * width, teeth * n
+    strides = comb, down * slab, within, slabs.itemsize
+    return as_strided(slabs, matrices, strides, writeable=False)
 
 
-# Where left wins, (H, F, L), and where upper wins, (H/2, F, L).
-Winners = tuple[np.ndarray, np.ndarray]
+def knockout(
+    values: list[np.ndarray], codes: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest of several arrays, entry by entry, and the winner's code.
 
-
-def pool_halves(maps: np.ndarray) -> tuple[np.ndarray, Winners]:
-    """The maximum of each 2 x 2 window: (2, H, F, L) -> (H/2, F, L).
-
-    maps[0]: the even places of each row, maps[1]: the odd ones. Of equal
-    maxima the first in reading order wins, as in MaxPool2d.
+    values: arrays of one shape. Of equal ones the first wins.
+    codes: for each a scalar or an array of that shape, unsigned integers.
     """
-    left, right = maps
-    wide = np.maximum(left, right)  # (H, F, L)
-    upper, lower = wide[::2], wide[1::2]
-    return np.maximum(upper, lower), (left >= right, upper >= lower)
+    largest, winner = values[0], codes[0]
+    for value, code in zip(values[1:], codes[1:], strict=True):
+        better = (value > largest).view(np.uint8)
+        winner = winner + better * (code - winner)  # if below 0, it wraps
+        largest = np.maximum(largest, value)
+    return largest, np.broadcast_to(winner, largest.shape)
 
 
-def unpool_halves(grad: np.ndarray, winners: Winners) -> np.ndarray:
-    """Each gradient to where its maximum was: (H/2, F, L) -> (2, H, F, L)."""
-    left_wins, upper_wins = winners
-    wide = np.empty(left_wins.shape, grad.dtype)
-    upper, lower = wide[::2], wide[1::2]
-    np.multiply(grad, upper_wins, out=upper)
-    np.subtract(grad, upper, out=lower)  # what upper did not take
-    maps = np.empty((2, *wide.shape), grad.dtype)
-    left, right = maps
-    np.multiply(wide, left_wins, out=left)
-    np.subtract(wide, left, out=right)
+def unpool(
+    grad: np.ndarray, winner: np.ndarray, pool: MaxPool2d, shape: list[int]
+) -> np.ndarray:
+    """dL/dmaps: the gradient of each window goes to the place that won.
+
+    grad, winner: dL/dy and the winners' codes, of shape (H'', F, W'', N).
+    pool, shape: the windows are pool's, on maps (combs, H', F, T, N).
+    """
+    (tall, wide), (down, right) = pool.kernel_size, pool.stride
+    if pool.kernel_size == pool.stride:  # each place is in one window
+        maps = np.empty(shape, grad.dtype)
+        for code, (u, v) in enumerate(np.ndindex(tall, wide)):
+            np.multiply(grad, winner == code, out=maps[v, u::down])
+        return maps
+    maps = np.zeros(shape, grad.dtype)
+    u, v = np.divmod(np.arange(tall * wide), wide)
+    # In memory: each place from its window's first, and these in comb 0.
+    steps = np.ravel_multi_index((v % right, u, 0, v // right, 0), maps.shape)
+    firsts = np.arange(maps[0].size).reshape(maps[0].shape)
+    firsts = firsts[::down][: len(grad), :, : grad.shape[2]]
+    index = steps.take(winner) + firsts
+    np.add.at(maps.reshape(-1), index.ravel(), grad.ravel())
     return maps
 
 
 class ConvReLUPool(Layer):
-    """Conv2d, ReLU and MaxPool2d(2) in one: y = ReLU(maximum(w * x) + b).
+    """Conv2d, ReLU and MaxPool2d in one: y = ReLU(maximum(w * x) + b).
 
-    What the three give, to within rounding. (A tie that only the rounding
-    of w * x + b makes is none here.) conv: whose parameters it has.
+    What the three give, to within rounding; keeps nothing while evaluating.
+    conv, pool: the layers that it stands for.
+    Equation: eq-fast-swap.
     """
 
-    def __init__(self, conv: Conv2d) -> None:
-        self.conv = conv
+    def __init__(self, conv: Conv2d, pool: MaxPool2d) -> None:
+        self.conv, self.pool = conv, pool
+        # Zeros around x: conv's, and more where pool's frame will be.
+        sizes = zip(conv.padding, conv.stride, pool.padding, strict=True)
+        top, left = (p + s * q for p, s, q in sizes)
+        self.frame = top, left
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        conv, weight = self.conv, self.conv.weight.value
-        windows = windows_in_halves(
-            x, weight.shape[2:], conv.stride, conv.padding
-        )
-        _, rows, _, length = windows.shape  # (2, H', kCk, W'N/2)
-        dtype = np.result_type(weight, x)
-        maps = np.empty((2, rows, len(weight), length), dtype)
-        matmul_in_pieces(weight_matrix(weight, x), windows, maps)
-        largest, winners = pool_halves(maps)
-        y = relu(largest + conv.bias.value[:, np.newaxis])
-        self.save_for_backward(x, windows, winners, y)
-        return from_hcwn(y.reshape(*y.shape[:2], -1, len(x)))
+        conv, pool, weight = self.conv, self.pool, self.conv.weight.value
+        check_images(x, weight)
+        kernel, (tall, wide) = weight.shape[2:], pool.kernel_size
+        (down, right), around = pool.stride, pool.padding
+        size = output_size(x.shape[2:], kernel, conv.stride, conv.padding)
+        rows, cols = output_size(size, pool.kernel_size, pool.stride, around)
+        reads = down * (rows - 1) + tall, cols + (wide - 1) // right
+        combs = min(wide, right), right
+        block = pad(to_chwn(x), self.frame)
+        windows = windows_in_combs(block, kernel, conv.stride, reads, combs)
+        # (F, kCk) @ (combs, H', kCk, T*N) -> (combs, H', F, T*N)
+        maps = weight.transpose(0, 2, 1, 3).reshape(len(weight), -1) @ windows
+        maps = maps.reshape(*maps.shape[:3], -1, len(x))
+        if any(around):  # what is not of the maps may not win
+            row = np.arange(reads[0]) - around[0]
+            maps[:, (row < 0) | (row >= size[0])] = -np.inf
+            for c, comb in enumerate(maps):
+                column = c + right * np.arange(reads[1]) - around[1]
+                comb[:, :, (column < 0) | (column >= size[1])] = -np.inf
+        starts = [(v % right, v // right) for v in range(wide)]
+        across = [maps[c, :, :, t : t + cols] for c, t in starts]
+        tops = [slice(u, u + down * (rows - 1) + 1, down) for u in range(tall)]
+        if self.training:
+            kind = np.min_scalar_type(tall * wide)
+            widest, column = knockout(across, [*np.arange(wide, dtype=kind)])
+            codes = [column[u] + kind.type(wide * u.start) for u in tops]
+            largest, winner = knockout([widest[u] for u in tops], codes)
+            self.save_for_backward(x.shape, windows, winner, largest)
+        else:
+            widest = reduce(np.maximum, across)
+            largest = reduce(np.maximum, [widest[u] for u in tops])
+        largest += conv.bias.value[:, np.newaxis, np.newaxis]
+        return relu(largest).transpose(3, 1, 0, 2)  # from (H'', F, W'', N)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         maps = self.backward_to_maps(grad_output)
-        x, *_ = self.saved()
-        conv, (_, rows, filters, _) = self.conv, maps.shape
-        # (2, H', F, W'/2, N) -> (H', F, W', N): the places in order again
-        maps = maps.reshape(2, rows, filters, -1, len(x))
-        grad = maps.transpose(1, 2, 3, 0, 4)
-        grad = grad.reshape(rows, filters, -1, len(x))
-        return slabs_grad_input(
-            from_hcwn(grad),
-            conv.weight.value,
-            x.shape,
-            conv.stride,
-            conv.padding,
-        )
+        weight, stride = self.conv.weight.value, self.conv.stride
+        (n, channels, height, width), *_ = self.saved()
+        (top, left), right = self.frame, self.pool.stride[1]
+        shape = channels, height + 2 * top, width + 2 * left, n
+        # The places in order: (combs, H', F, T, N) -> (H', F, W', N)
+        fit = (shape[2] - weight.shape[3]) // stride[1] + 1
+        cols = min(fit, right * maps.shape[3])
+        grad = np.zeros((*maps.shape[1:3], cols, n), maps.dtype)
+        for c, comb in enumerate(maps):
+            places = grad[:, :, c::right]
+            places[...] = comb[:, :, : places.shape[2]]
+        block = slabs_grad_input(grad, weight, stride, shape)
+        return from_chwn(block[:, top : top + height, left : left + width])
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
         self.backward_to_maps(grad_output)
 
     def backward_to_maps(self, grad_output: np.ndarray) -> np.ndarray:
-        """Set the parameters' gradients; return that to the maps."""
-        _, windows, winners, y = self.saved()
-        grad = relu_backward(to_hcwn(grad_output).reshape(y.shape), y)
-        self.conv.bias.grad = np.einsum("ifl->f", grad)
-        maps = unpool_halves(grad, winners)  # (2, H', F, W'N/2)
-        # (2, H', kCk, L) @ (2, H', L, F), and the sum over halves and rows
-        columns = (windows @ maps.swapaxes(2, 3)).sum(axis=(0, 1))
+        """Set the parameters' grad; return dL/dmaps, (combs, H', F, T, N).
+
+        grad_output: dL/dy, (N, F, H'', W'').
+        """
+        (n, *_), windows, winner, largest = self.saved()
         filters, channels, height, width = self.conv.weight.value.shape
+        grad = np.empty(largest.shape, largest.dtype)  # (H'', F, W'', N)
+        np.multiply(grad_output.transpose(2, 1, 3, 0), largest > 0, out=grad)
+        self.conv.bias.grad = np.einsum("ifjn->f", grad)
+        *matrices, _, length = windows.shape
+        shape = [*matrices, filters, length // n, n]
+        maps = unpool(grad, winner, self.pool, shape)
+        # (combs, H', kCk, L) @ (combs, H', L, F), and the sum over matrices
+        places = maps.reshape(*matrices, filters, length).swapaxes(2, 3)
+        columns = (windows @ places).sum(axis=(0, 1))
         columns = columns.reshape(height, channels, width, filters)
         self.conv.weight.grad = columns.transpose(3, 1, 0, 2)
         return maps
 
 
-def quicker(network: Layer) -> Layer:
+def fuse_layers(network: Layer) -> Layer:
     """A copy of a network that computes the same in fewer passes.
 
-    Each Conv2d, ReLU, MaxPool2d(2) of a Sequential becomes one layer (not
-    in a Sequential within it).
+    network: if a Sequential, its Conv2d, ReLU, MaxPool2d become one layer.
     """
-    network = copy.deepcopy(network)
+    kept = {id(layer._saved): None for layer in network.modules()}
+    network = copy.deepcopy(network, kept)  # without what a forward kept
     if isinstance(network, Sequential):
         layers: list[Layer] = []
         for layer in network.layers:
             layers.append(layer)
-            kinds = [type(last) for last in layers[-3:]]  # no subclass of one
-            match layers[-3:]:
-                case [
-                    Conv2d() as conv,
-                    ReLU(),
-                    MaxPool2d(
-                        kernel_size=(2, 2), stride=(2, 2), padding=(0, 0)
-                    ),
-                ] if kinds == [Conv2d, ReLU, MaxPool2d]:
-                    layers[-3:] = [ConvReLUPool(conv)]
+            if [type(one) for one in layers[-3:]] == [Conv2d, ReLU, MaxPool2d]:
+                layers[-3:] = [ConvReLUPool(*layers[-3::2])]  # type: ignore
         network.layers = tuple(layers)
     return network
 
@@ -318,15 +223,27 @@ def quicker(network: Layer) -> Layer:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that its arrays free, for the next.
 
-    The C library of Linux (glibc) otherwise hands it back to the system,
-    which clears every page before it gives it out again, in every step.
+    The C library of Linux (glibc) otherwise gives it back to the system,
+    which clears every page before it hands it out again, in every step.
     Returns whether there was such a library to tell.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-    return bool(
-        mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25)
-    )
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, as malloc.h numbers them
+    return bool(mallopt(-1, 2**30) and mallopt(-3, 2**25))
+
+
+def predict(
+    network: Layer, images: np.ndarray, threads: int = 2, at_once: int = 32
+) -> np.ndarray:
+    """What cnn.predict gives, a few images at a time, on some threads.
+
+    network: a fused copy of it computes. images: (N, C, H, W), N at least 1.
+    threads, at_once: how many; how many images each takes at a time.
+    """
+    network = fuse_layers(network).eval()
+    parts = np.split(images, range(at_once, len(images), at_once))
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(network.forward, parts)))

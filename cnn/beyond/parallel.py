@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cnn.beyond.fast import keep_freed_memory, quicker
+from cnn.beyond.fast import fuse_layers, keep_freed_memory
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.optimizer import SGD
 from cnn.training import check_finite, check_positive, partial_step
@@ -258,7 +258,7 @@ class ParallelStep:
 
         self.started.close()
         self.kind = self.kind_of(images, labels)
-        network = quicker(self.network)
+        network = fuse_layers(self.network)
         for layer in network.modules():
             layer._saved = None  # what a forward has kept need not travel
         weights = parameters_to_vector(p.value for p in self.parameters)
