@@ -190,7 +190,7 @@ def test_the_ground_floor_has_few_lines() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    waiting(MODULES, {"cnn.beyond.fast", "cnn.beyond.parallel"}),
+    waiting(MODULES, {"cnn.beyond.parallel"}),
 )
 def test_a_module_is_read_in_one_sitting(module: str) -> None:
     most = 200 if module == "cnn.convolution" else 250
@@ -277,7 +277,7 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
 
 
 UNNAMED = {
-    *("cnn.beyond.fast", "cnn.beyond.workers"),
+    "cnn.beyond.workers",
 }
 
 
