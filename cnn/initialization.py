@@ -40,10 +40,9 @@ def initialize(
 ) -> None:
     """Draw each weight anew from N(0, std(fan_in, fan_out)^2); biases 0.
 
-    network: a layer, or a network of them; it is changed in place, and
-        dtypes stay. What has one axis and is not called "bias" stays too.
-    std: he_std, xavier_std or a rule of your own.
-    rng: rolls the dice, one parameter after the other.
+    network: any layer, changed in place; dtypes stay, and so do parameters
+        with one axis that are not called "bias".
+    std: he_std, xavier_std or a rule of your own. rng: rolls the dice.
     """
     for name, parameter in network.named_parameters().items():
         value = parameter.value

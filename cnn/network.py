@@ -13,9 +13,8 @@ from cnn.layer import Layer
 class Sequential(Layer):
     """Layers applied one after the other: y = f_n(... f_2(f_1(x))).
 
-    layers: at least one, each once; ValueError otherwise. Being a layer
-        itself, a Sequential may stand in another. Arrays are named by the
-        place of their layer: "0.weight".
+    layers: at least one, each once; ValueError otherwise. A Sequential
+        may be one of them. Arrays are named by place: "0.weight".
     Equation: eq-network-forward.
     """
 
@@ -54,8 +53,7 @@ class Sequential(Layer):
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an .npz file that is, at any moment, old or new whole.
 
-    path: is written aside, to path + ".partial", flushed to the disk, and
-        renamed.
+    path: is written aside, as path + ".partial", flushed and renamed.
     arrays: by name, of any shapes; network.state_dict() of a network.
     OSError if the folder is not there or the disk is full.
     """

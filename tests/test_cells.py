@@ -31,7 +31,6 @@ EDITED = {"back/fingerprint": ["scaled"]}
 
 # Chapters that are still to be tidied.
 UNTIDY = {
-    *("layers/initialization", "layers/network", "training/training"),
     *("beyond/deeper", "beyond/augmentation", "beyond/averaging"),
     *("beyond/library", "beyond/parallel"),
 }
