@@ -32,7 +32,7 @@ EDITED = {"back/fingerprint": ["scaled"]}
 # Chapters that are still to be tidied.
 UNTIDY = {
     *("beyond/deeper", "beyond/augmentation", "beyond/averaging"),
-    *("beyond/library", "beyond/parallel"),
+    *("beyond/library", "beyond/fast", "beyond/parallel"),
 }
 
 
