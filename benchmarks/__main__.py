@@ -1,7 +1,7 @@
 """Time cnn beside PyTorch, JAX and plain NumPy: python -m benchmarks.
 
     python -m benchmarks                           eight minutes
-    python -m benchmarks --full                    all batch sizes, sixteen
+    python -m benchmarks --full                    thrice started, and more
     python -m benchmarks --json FILE --figure FILE
 
 All take turns in one run, each in a process of its own, with the same weights
@@ -30,13 +30,15 @@ from benchmarks.contestants import CONTESTANTS, Plan, Task, build
 from benchmarks.runner import Runner, measure_memory, new_process, seconds
 
 
-def seed_plan(filters: int, kernel: int) -> Plan:
-    """The network of the book's first page."""
-    size = (28 - kernel + 1) // 2
+def one_convolution(
+    filters: int, kernel: int, pool: int = 2, stride: int = 2
+) -> Plan:
+    """One convolution, as in the networks of the first page and full run."""
+    size = (28 - kernel + 1 - pool) // stride + 1
     return (
         ("conv", 1, filters, kernel),
         ("relu",),
-        ("pool", 2),
+        ("pool", pool, stride),
         ("flatten",),
         ("linear", filters * size * size, 10),
     )
@@ -45,32 +47,34 @@ def seed_plan(filters: int, kernel: int) -> Plan:
 TWO = (
     ("conv", 1, 16, 5),
     ("relu",),
-    ("pool", 2),
+    ("pool", 2, 2),
     ("conv", 16, 32, 5),
     ("relu",),
-    ("pool", 2),
+    ("pool", 2, 2),
     ("flatten",),
     ("linear", 512, 128),
     ("relu",),
     ("linear", 128, 10),
 )
-# Each with its block size, tried out in the chapter Making it fast.
+# Each with its microbatch size, tried out.
 NETWORKS: dict[str, tuple[Plan, int]] = {
-    "8 @ 3x3": (seed_plan(8, 3), 64),
-    "32 @ 5x5": (seed_plan(32, 5), 48),
-    "16, 32 @ 5x5 + 128": (TWO, 96),
+    "8 @ 3x3": (one_convolution(8, 3), 64),
+    "32 @ 5x5": (one_convolution(32, 5), 48),
+    "16, 32 @ 5x5 + 128": (TWO, 64),
+    "32 @ 7x7, pool 4/3": (one_convolution(32, 7, 4, 3), 48),
 }
+BATCHES = 32, 64, 128, 256
 MEMORY_OF = ("cnn", "cnn.train_step", "PyTorch", "JAX jit")
 
 
 def task(name: str, batch: int, threads: int) -> Task:
     """A network of the list, a random batch and random weights."""
-    plan, block_size = NETWORKS[name]
+    plan, microbatch_size = NETWORKS[name]
     rng = np.random.default_rng(0)
     weights = [p.value for p in build(plan, rng).parameters()]
     images = rng.standard_normal((batch, 1, 28, 28)).astype(np.float32)
     labels = rng.integers(0, 10, batch)
-    return Task(plan, weights, images, labels, threads, block_size)
+    return Task(plan, weights, images, labels, threads, microbatch_size)
 
 
 def flops(plan: Plan) -> int:
@@ -82,7 +86,8 @@ def flops(plan: Plan) -> int:
             size -= k - 1
             once = 2 * filters * channels * k * k * size * size
         elif kind == "pool":
-            size //= sizes[0]
+            pool, stride = sizes
+            size = (size - pool) // stride + 1
             continue
         else:
             once = 2 * math.prod(sizes) if kind == "linear" else 0
@@ -135,12 +140,13 @@ def take_turns(
 
 
 def compare(
-    name: str, batch: int, threads: int, starts: int, rounds: int
+    name: str, batch: int, threads: int, starts: int, rounds: int = 3
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Seconds of a step and of inference for each contestant, in turns.
 
     Also why those that could not take part did not. Where the system puts
-    a process's threads can stay with it, so all start several times.
+    a process's threads can stay with it, so it is better to start all
+    several times.
     """
     turns: Turns = {}
     absent: dict[str, str] = {}
@@ -150,12 +156,17 @@ def compare(
     for label in [label for label in CONTESTANTS if label not in absent]:
         for kind, by_turn in turns.items():
             ratios = [turn[label] / turn["PyTorch"] for turn in by_turn]
-            found.setdefault(label, {})[kind] = {
+            found.setdefault(label, {})[kind] = one = {
                 "seconds": statistics.median(turn[label] for turn in by_turn),
                 "ratio": statistics.median(ratios),
                 "ratio_low": min(ratios),
                 "ratio_high": max(ratios),
             }
+            compiled = "PyTorch compiled"
+            if compiled not in absent:
+                one["vs_compiled"] = statistics.median(
+                    turn[label] / turn[compiled] for turn in by_turn
+                )
     return found, absent
 
 
@@ -204,7 +215,7 @@ def cost_against_size(threads: int) -> dict[str, list[float]]:
             plan: Plan = (
                 ("conv", channels, filters, k, 1, k // 2),
                 ("relu",),
-                ("pool", 2),
+                ("pool", 2, 2),
                 ("flatten",),
                 ("linear", filters * (side // 2) ** 2, 10),
             )
@@ -291,6 +302,84 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def print_machine(results: dict[str, Any]) -> None:
+    """What the figures depend on, and what the columns mean."""
+    print(json.dumps(results["machine"], indent=1))
+    print("\na training step and inference; ratio: to PyTorch's time, in")
+    print("brackets its least and greatest; peak: share of the product peak")
+
+
+def print_rows(name: str, batch: int, found: dict[str, Any]) -> None:
+    """A row for each contestant."""
+    for label, times in found.items():
+        train, infer = times["train"], times["infer"]
+        print(
+            f"{batch:4} {label:17} {1e3 * train['seconds']:9.2f}"
+            f"{train['ratio']:8.2f} ({train['ratio_low']:.2f}-"
+            f"{train['ratio_high']:.2f}){train['share_of_peak']:9.0%}"
+            f"{1e3 * infer['seconds']:11.2f}{infer['ratio']:6.2f}",
+            flush=True,
+        )
+
+
+def print_summary(networks: dict[str, Any]) -> None:
+    """The rows that the book speaks of, as ratios to PyTorch's time."""
+    print("\nstep: ParallelStep and the plain step, PyTorch eager = 1;")
+    print("inference: fused, PyTorch compiled = 1")
+    print(f"{'':22}{'batch':>5}{'step':>8}{'plain':>8}{'inference':>11}")
+    for name, by_batch in networks.items():
+        for batch, found in by_batch.items():
+            ours, plain = found["cnn"], found["cnn.train_step"]
+            compiled = found.get("PyTorch compiled")
+            inference = "none"
+            if compiled:
+                inference = f"{ours['infer']['vs_compiled']:.2f}"
+            print(
+                f"{name:22}{batch:5}{ours['train']['ratio']:8.2f}"
+                f"{plain['train']['ratio']:8.2f}{inference:>11}"
+            )
+
+
+def print_memory(results: dict[str, dict[str, float]]) -> None:
+    """Megabytes, a row for each network."""
+    print("\npeak memory of training steps at batch 256, MB")
+    for name, found in results.items():
+        figures = (f"{label} {mb:.1f}" for label, mb in found.items())
+        print(f"{name:22} ", ", ".join(figures), flush=True)
+
+
+def print_costs(results: dict[str, list[float]]) -> None:
+    """A row for each size that was varied, with the power it grows by."""
+    print("\ncost against size: 16 @ 5x5 on 64 images of 28 x 28, one varied")
+    for what, times in results.items():
+        name, sizes = units(what)
+        power = np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)[0]
+        listed = ", ".join(
+            f"{value}: {1e3 * s:.2f}"
+            for value, s in zip(SIZES[what], times, strict=True)
+        )
+        print(f"{what:9} ms {listed}; as {name} to the {power:.2f}")
+
+
+def measure_networks(
+    results: dict[str, Any], threads: int, starts: int
+) -> None:
+    """Each network at each batch size; a table that grows meanwhile."""
+    peak = results["machine"]["peak_gflops"]
+    for name, (plan, _) in NETWORKS.items():
+        print(
+            f"\n{name:22}  train ms   ratio            peak    infer ms ratio"
+        )
+        for batch in BATCHES:
+            found, gone = compare(name, batch, threads, starts)
+            results["absent"] |= gone
+            results["networks"].setdefault(name, {})[batch] = found
+            for times in found.values():
+                gflops = flops(plan) * batch / times["train"]["seconds"] / 1e9
+                times["train"]["share_of_peak"] = gflops / peak
+            print_rows(name, batch, found)
+
+
 def main() -> None:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
@@ -301,55 +390,25 @@ def main() -> None:
     options = parser.parse_args()
     threads = options.threads
     cnn.keep_freed_memory()
-    results: dict[str, Any] = {"machine": machine(threads), "networks": {}}
-    peak = results["machine"]["peak_gflops"]
-    print(json.dumps(results["machine"], indent=1))
-    print("\na training step and inference; ratio: to PyTorch's time, in")
-    print("brackets its least and greatest; peak: share of the product peak")
-    batches = (32, 64, 128, 256) if options.full else (32, 256)
-    absent: dict[str, str] = {}
-    for name, (plan, _) in NETWORKS.items():
-        print(
-            f"\n{name:22}  train ms   ratio            peak    infer ms ratio"
-        )
-        for batch in batches:
-            found, gone = compare(name, batch, threads, starts=3, rounds=3)
-            absent |= gone
-            results["networks"].setdefault(name, {})[batch] = found
-            for label, times in found.items():
-                train, infer = times["train"], times["infer"]
-                gflops = flops(plan) * batch / train["seconds"] / 1e9
-                train["share_of_peak"] = gflops / peak
-                print(
-                    f"{batch:4} {label:17} {1e3 * train['seconds']:9.2f}"
-                    f"{train['ratio']:8.2f} ({train['ratio_low']:.2f}-"
-                    f"{train['ratio_high']:.2f}){gflops / peak:9.0%}"
-                    f"{1e3 * infer['seconds']:11.2f}{infer['ratio']:6.2f}",
-                    flush=True,
-                )
-    for label, reason in absent.items():
+    results: dict[str, Any] = {"machine": machine(threads)}
+    results |= {"networks": {}, "absent": {}}
+    print_machine(results)
+    measure_networks(results, threads, starts=3 if options.full else 1)
+    for label, reason in results["absent"].items():
         print(f"\n{label} did not take part: {reason}")
-    results["absent"] = absent
-    print("\npeak memory of training steps at batch 256, MB")
-    results["memory_mb"] = {}
-    for name in NETWORKS if options.full else list(NETWORKS)[-1:]:
-        results["memory_mb"][name] = found = {
+    print_summary(results["networks"])
+    results["memory_mb"] = {
+        name: {
             label: peak_memory(label, name, 256, threads)
             for label in MEMORY_OF
-            if label not in absent
+            if label not in results["absent"]
         }
-        figures = (f"{label} {mb:.1f}" for label, mb in found.items())
-        print(f"{name:22} ", ", ".join(figures), flush=True)
-    results["cost_against_size"] = cost_against_size(threads)
-    print("\ncost against size: 16 @ 5x5 on 64 images of 28 x 28, one varied")
-    for what, times in results["cost_against_size"].items():
-        name, sizes = units(what)
-        power = np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)[0]
-        listed = ", ".join(
-            f"{value}: {1e3 * s:.2f}"
-            for value, s in zip(SIZES[what], times, strict=True)
-        )
-        print(f"{what:9} ms {listed}; as {name} to the {power:.2f}")
+        for name in (NETWORKS if options.full else list(NETWORKS)[-1:])
+    }
+    print_memory(results["memory_mb"])
+    if options.full or options.figure:
+        results["cost_against_size"] = cost_against_size(threads)
+        print_costs(results["cost_against_size"])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.figure:

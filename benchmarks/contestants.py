@@ -13,6 +13,7 @@ import numpy as np
 
 import cnn
 from benchmarks import plain
+from cnn.beyond import fast
 
 
 LR = 0.01
@@ -37,7 +38,7 @@ class Task(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     threads: int
-    block_size: int
+    microbatch_size: int
 
 
 def build(plan: Plan, rng: np.random.Generator) -> cnn.Sequential:
@@ -67,12 +68,12 @@ def ours(task: Task) -> Iterator[Contestant]:
     sgd = cnn.SGD(network.parameters(), LR)
     x, labels = task.images, task.labels
     with cnn.ParallelStep(
-        network, workers=task.threads, microbatch_size=task.block_size
+        network, workers=task.threads, microbatch_size=task.microbatch_size
     ) as step:
         step.start(x, labels)
         yield Contestant(
             lambda: step(network, sgd, x, labels)[0],
-            lambda: cnn.predict(network, x),
+            lambda: fast.predict(network, x, task.threads),
             [process.pid for process in step.processes],
         )
 
@@ -157,16 +158,21 @@ def jax_jit(task: Task) -> Iterator[Contestant]:
 
     def forward(weights: Any, x: Any) -> Any:
         left = iter(weights)
-        for kind, *_ in task.plan:
+        for kind, *sizes in task.plan:
             if kind == "conv":
                 x = lax.conv_general_dilated(x, next(left), (1, 1), "VALID")
                 x = x + next(left)[:, None, None]
             elif kind == "relu":
                 x = jnp.maximum(x, 0)
             elif kind == "pool":
-                window = (1, 1, 2, 2)
+                pool, stride = sizes
                 x = lax.reduce_window(
-                    x, -jnp.inf, lax.max, window, window, "VALID"
+                    x,
+                    -jnp.inf,
+                    lax.max,
+                    (1, 1, pool, pool),
+                    (1, 1, stride, stride),
+                    "VALID",
                 )
             elif kind == "flatten":
                 x = x.reshape(len(x), -1)

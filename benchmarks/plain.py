@@ -64,30 +64,29 @@ class ReLU:
 
 
 class Pool:
-    """The largest of each k x k block, by argmax."""
+    """The largest of each k x k window, by argmax."""
 
-    def __init__(self, k: int) -> None:
-        self.k = k
+    def __init__(self, k: int, stride: int) -> None:
+        self.k, self.stride = k, stride
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        (n, c, h, w), k = x.shape, self.k
-        self.shape, rows, cols = x.shape, h // k, w // k
-        blocks = x[:, :, : rows * k, : cols * k]
-        blocks = blocks.reshape(n, c, rows, k, cols, k)
-        flat = blocks.transpose(0, 1, 2, 4, 3, 5).reshape(-1, k * k)
-        self.winner = flat.argmax(axis=1)
-        y: np.ndarray = flat[np.arange(len(flat)), self.winner]
-        return y.reshape(n, c, rows, cols)
+        k, s = self.k, self.stride
+        self.shape = x.shape
+        windows = sliding_window_view(x, (k, k), axis=(2, 3))[:, :, ::s, ::s]
+        flat = windows.reshape(*windows.shape[:4], k * k)
+        self.winner = flat.argmax(axis=4)[..., np.newaxis]
+        y: np.ndarray = np.take_along_axis(flat, self.winner, axis=4)[..., 0]
+        return y
 
     def backward(self, grad: np.ndarray, first: bool) -> np.ndarray:
-        k, (n, c, rows, cols) = self.k, grad.shape
-        flat = np.zeros((grad.size, k * k), grad.dtype)
-        flat[np.arange(len(flat)), self.winner] = grad.ravel()
-        blocks = flat.reshape(n, c, rows, cols, k, k)
+        u, v = np.divmod(self.winner[..., 0], self.k)
+        n, c, i, j = np.ix_(*map(np.arange, grad.shape))
         x_grad = np.zeros(self.shape, grad.dtype)
-        x_grad[:, :, : rows * k, : cols * k] = blocks.transpose(
-            0, 1, 2, 4, 3, 5
-        ).reshape(n, c, rows * k, cols * k)
+        place = n, c, i * self.stride + u, j * self.stride + v
+        if self.stride >= self.k:
+            x_grad[place] = grad
+        else:
+            np.add.at(x_grad, place, grad)
         return x_grad
 
 

@@ -2,8 +2,10 @@
 
 import atexit
 import multiprocessing
+import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,10 +33,16 @@ def seconds(f: Callable[[], Any], at_least: float) -> float:
     return statistics.median(times)
 
 
+def be_silent() -> None:
+    """Keep what other programs warn of from between the rows of the table."""
+    warnings.simplefilter("ignore")
+    os.environ["TORCH_LOGS"] = "-all"  # errors alone; read when it starts
+
+
 def new_process() -> ProcessPoolExecutor:
     """One process, started afresh."""
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=spawn)
+    return ProcessPoolExecutor(1, mp_context=spawn, initializer=be_silent)
 
 
 class Runner:

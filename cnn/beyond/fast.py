@@ -8,6 +8,7 @@ from functools import reduce
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from threadpoolctl import threadpool_limits
 
 from cnn.convolution import Conv2d, check_images
 from cnn.layer import Layer
@@ -106,9 +107,8 @@ def unpool(
     u, v = np.divmod(np.arange(tall * wide), wide)
     # In memory: each place from its window's first, and these in comb 0.
     steps = np.ravel_multi_index((v % right, u, 0, v // right, 0), maps.shape)
-    firsts = np.arange(maps[0].size).reshape(maps[0].shape)
-    firsts = firsts[::down][: len(grad), :, : grad.shape[2]]
-    index = steps.take(winner) + firsts
+    firsts = np.arange(maps[0].size).reshape(maps[0].shape)[::down]
+    index = steps.take(winner) + firsts[: len(grad), :, : grad.shape[2]]
     np.add.at(maps.reshape(-1), index.ravel(), grad.ravel())
     return maps
 
@@ -231,8 +231,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, as malloc.h numbers them
-    return bool(mallopt(-1, 2**30) and mallopt(-3, 2**25))
+    return bool(mallopt(-1, 2**30) and mallopt(-3, 2**25))  # see malloc.h
 
 
 def predict(
@@ -241,9 +240,10 @@ def predict(
     """What cnn.predict gives, a few images at a time, on some threads.
 
     network: a fused copy of it computes. images: (N, C, H, W), N at least 1.
-    threads, at_once: how many; how many images each takes at a time.
+    threads, at_once: how many; how many images each takes at most at a time.
     """
     network = fuse_layers(network).eval()
-    parts = np.split(images, range(at_once, len(images), at_once))
-    with ThreadPoolExecutor(threads) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        size = max(1, min(at_once, -(-len(images) // threads)))
+        parts = np.split(images, range(size, len(images), size))
         return np.concatenate(list(pool.map(network.forward, parts)))
