@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -20,10 +19,9 @@ from toys import to_torch
 import cnn
 from cnn.beyond.parallel import (
     ParallelStep,
-    children,
+    Worker,
     microbatches,
     parameters_to_vector,
-    parts,
     vector_to_parameters,
 )
 
@@ -83,34 +81,11 @@ def test_microbatches_are_the_part_each_image_once_and_none_too_large(n, size):
 
 @given(st.integers(1, 3000), st.integers(1, 40))
 def test_parts_are_the_batch_each_image_once_and_nearly_equal(n, workers):
-    ours = parts(n, workers)
-    assert len(ours) == workers
-    assert ours[0].start == 0
-    assert ours[-1].stop == n
-    for part, following in pairwise(ours):
-        assert part.stop == following.start
-    lengths = [part.stop - part.start for part in ours]
-    assert max(lengths) - min(lengths) <= n / 64 + 2
-    # Whoever begins later has no more to do.
-    assert lengths[0] <= min(lengths) + 2
-
-
-@given(st.integers(1, 70))
-def test_the_orders_reach_each_worker_once_and_branches_lie_together(workers):
-    parent = {c: r for r in range(workers) for c in children(r, workers)}
-    assert sorted(parent) == list(range(1, workers))
-    for rank in range(workers):
-        below = children(rank, workers)
-        assert below == sorted(below)
-        assert len(below) <= workers.bit_length()
-        for child, end in pairwise([*below, workers]):
-            branch, grown = {child}, {child}
-            while grown:
-                grown = {c for c in parent if parent[c] in grown}
-                branch |= grown
-            assert min(branch) == child
-            assert max(branch) < end
-            assert sorted(branch) == list(range(child, max(branch) + 1))
+    parts = [Worker(r, workers, cnn.ReLU(), 8).part(n) for r in range(workers)]
+    x = np.arange(n)
+    assert np.array_equal(np.concatenate([x[part] for part in parts]), x)
+    lengths = [len(x[part]) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
 
 
 def test_vector_to_parameters_is_the_inverse_of_parameters_to_vector():
@@ -348,7 +323,7 @@ def test_an_interrupted_step_leaves_no_half_read_answer(monkeypatch):
     with ParallelStep(network, workers=2) as step:
         step(network, sgd, x, labels)
         before = values(network)
-        monkeypatch.setattr(step.worker, "compute", interrupted)
+        monkeypatch.setattr(step.worker, "work", interrupted)
         with pytest.raises(KeyboardInterrupt):
             step(network, sgd, x, labels)
         assert np.array_equal(values(network), before)
@@ -423,3 +398,107 @@ def test_more_workers_than_images():
     theirs = cnn.train_step(twin, second, x, labels)
     assert ours == pytest.approx(theirs)
     assert np.allclose(values(network), values(twin))
+
+
+class Centre(cnn.Layer):
+    """x minus a mean: of the batch to train, else the mean of such means."""
+
+    def __init__(self, in_place: bool) -> None:
+        self.mean = cnn.layer.Buffer(np.zeros((1, 12, 12)))
+        self.in_place = in_place
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        if not self.training:
+            return x - self.mean.value
+        mean = x.mean(axis=0)
+        if self.in_place:
+            self.mean.value += mean
+        else:
+            self.mean.value = self.mean.value + mean
+        return x - mean
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        return grad_output
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_buffers_come_back_from_the_callers_part_and_go_to_all(in_place):
+    (x, labels), centre = batch(8), Centre(in_place)
+    network = cnn.Sequential(centre, *build().layers)
+    sgd = cnn.SGD(network.parameters(), 0.0)
+    with ParallelStep(network, workers=2, microbatch_size=8) as step:
+        step(network, sgd, x, labels)
+        assert np.allclose(centre.mean.value, x[:4].mean(axis=0))
+        step(network, sgd, x, labels)
+        assert np.allclose(centre.mean.value, 2 * x[:4].mean(axis=0))
+        centre.mean.value = np.full((1, 12, 12), 0.3)
+        network.eval()
+        ours = step(network, sgd, x, labels)
+        kept = centre.mean.value.copy()
+        theirs = cnn.train_step(network, sgd, x, labels)
+        network.train()
+        step(network, sgd, x, labels)
+    assert ours == pytest.approx(theirs)
+    assert np.array_equal(kept, np.full((1, 12, 12), 0.3))
+    assert np.allclose(centre.mean.value, 0.3 + x[:4].mean(axis=0))
+
+
+OWN_LAYER = """
+import numpy as np
+import cnn
+
+class RefusedError(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+class Twice(cnn.Layer):
+    def forward(self, x):
+        if x.max() > 1e6:
+            raise RefusedError(1, 2)
+        return 2 * x
+
+    def backward(self, grad_output):
+        return 2 * grad_output
+
+rng = np.random.default_rng(0)
+net = cnn.Sequential(Twice(), cnn.Flatten(), cnn.Linear(4, 3, rng=rng))
+sgd = cnn.SGD(net.parameters(), 0.1)
+x = rng.standard_normal((6, 1, 2, 2)).astype(np.float32)
+labels = np.arange(6) % 3
+with cnn.ParallelStep(net, workers=2) as step:
+    first = step(net, sgd, x, labels)[0]
+    for _ in range(20):
+        last = step(net, sgd, x, labels)[0]
+    assert last < first
+    x[-1] = 1e7
+    try:
+        step(net, sgd, x, labels)
+    except RuntimeError as error:
+        print(error)
+    step(net, sgd, x[:4], labels[:4])
+"""
+
+
+def test_a_layer_of_a_script_trains_and_its_own_error_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(OWN_LAYER)
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stderr == ""
+    assert done.stdout == "RefusedError('1 and 2')\n"
+
+
+def test_a_layer_of_a_notebook_trains():
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    path = f"import sys; sys.path[:0] = {sys.path!r}"
+    cells = [nbformat.v4.new_code_cell(c) for c in (path, OWN_LAYER)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=60).execute()
+    (output,) = notebook.cells[1].outputs
+    assert "1 and 2" in output.text

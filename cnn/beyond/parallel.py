@@ -1,21 +1,16 @@
 # Written by book/beyond/parallel.md. To keep edits: tangle.py --back.
 """A training step whose batch several worker processes share."""
 
-import os
-import pickle
-import signal
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import cache
+from contextlib import ExitStack
 from itertools import pairwise
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Self
 
 import numpy as np
 
+from cnn.back import processes
 from cnn.beyond.fast import fuse_layers, keep_freed_memory
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.optimizer import SGD
@@ -36,20 +31,14 @@ def microbatches(
 
 
 def parameters_to_vector(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The numbers of many arrays, of any shapes, in one vector.
-
-    arrays: of parameters, the values or the grads; of any shape.
-    """
+    """The numbers of arrays of any shapes, values or grads, in one vector."""
     return np.concatenate([array.ravel() for array in arrays])
 
 
 def vector_to_parameters(
     vector: np.ndarray, parameters: Sequence[Parameter]
 ) -> Iterator[tuple[Parameter, np.ndarray]]:
-    """Each parameter with its part of a vector, in its own shape.
-
-    vector: of shape (V,); parameters: in the order in which it was made.
-    """
+    """Each of the parameters with its part of a vector of shape (V,)."""
     start = 0
     for parameter in parameters:
         end = start + parameter.value.size
@@ -57,153 +46,62 @@ def vector_to_parameters(
         start = end
 
 
-class SharedBlock(SharedMemory):
-    """Memory that processes share, until no array looks into it."""
-
-    def arrays(self, layout: np.dtype) -> dict[str, np.ndarray]:
-        """Its arrays by name; layout: a structured type that fits."""
-        whole = np.ndarray((1,), layout, buffer=self.buf)
-        return {name: whole[name][0] for name in layout.names or ()}
-
-    def free(self, arrays: dict[str, np.ndarray]) -> None:
-        """Give it back; arrays: those of any shape that lie in it."""
-        arrays.clear()
-        with suppress(BufferError):  # somebody still looks into it
-            self.close()
-        self.unlink()
-
-    def __del__(self) -> None:
-        """Nothing: the last array gives the memory back."""
+# Of a part: loss, correct answers and gradient; or what went wrong.
+Answer = tuple[float, int, np.ndarray] | Exception
 
 
-def receive(pipe: Any) -> bytes:
-    """The next message; spins for 2 ms, as a blocked reader wakes slowly.
-
-    pipe: to another process; EOFError if that has ended.
-    """
-    let_others_run = getattr(os, "sched_yield", lambda: None)
-    end = time.perf_counter() + 0.002
-    while not pipe.poll() and time.perf_counter() < end:
-        let_others_run()
-    return bytes(pipe.recv_bytes())
-
-
-def portable(error: Exception) -> Exception:
-    """The error, or its text where it cannot be sent to another process."""
-    try:
-        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
-    except Exception:
-        return RuntimeError(repr(error))
-
-
-def children(rank: int, workers: int) -> list[int]:
-    """Who takes orders from a worker, in a tree that grows by doubling.
-
-    rank: of the worker, 0 for the caller; workers: how many there are.
-    """
-    distances = [2**k for k in range(workers.bit_length())]
-    near = [rank + d for d in distances if d < (rank & -rank or workers)]
-    return [child for child in near if child < workers]
-
-
-@cache
-def parts(n: int, workers: int) -> list[slice]:
-    """Which images of a batch each worker takes, by rank.
-
-    n: images in the batch; workers: how many there are.
-    """
-    # A worker begins when its branch of the tree has its images, the last
-    # branch first. To copy 64 images takes about as long as work on one.
-    branch = [2 ** (max(rank, 1).bit_length() - 1) for rank in range(workers)]
-    late = np.array([1 - first / workers for first in branch]) / 64
-    shares = np.maximum(1 / workers + late.mean() - late, 0)
-    ends = np.rint(n * np.cumsum(shares) / shares.sum()).astype(int)
-    return [slice(a, b) for a, b in pairwise([0, *ends.tolist()])]
-
-
-@dataclass
 class Worker:
-    """One of those who share a step; the caller is one, of rank 0.
+    """One of so many workers with a network of its own; rank 0: the caller.
 
-    rank, workers: which of how many; pipes: to its children, by rank.
-    network, microbatch_size: what it computes with, images at a time.
+    microbatch_size: about so many images at a time.
     """
 
-    rank: int
-    workers: int
-    network: Layer
-    microbatch_size: int
-    pipes: dict[int, Any]
-
-    def __post_init__(self) -> None:
-        self.parameters = self.network.parameters()
-        self.arrays = list(self.network.named_arrays().values())
+    def __init__(
+        self, rank: int, workers: int, network: Layer, microbatch_size: int
+    ) -> None:
+        self.rank, self.workers, self.size = rank, workers, microbatch_size
+        self.network, self.parameters = network, network.parameters()
+        self.arrays = list(network.named_arrays().values())
         self.buffers = [a for a in self.arrays if isinstance(a, Buffer)]
 
-    def compute(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        batch_size: int,
-        gradients: np.ndarray,
-    ) -> tuple[float, int, np.ndarray]:
-        """Loss, correct answers and gradient of its own part and below.
+    def part(self, n: int) -> slice:
+        """Which of the n images of a batch are its own."""
+        rank, workers = self.rank, self.workers
+        return slice(n * rank // workers, n * (rank + 1) // workers)
 
-        images: (P, C, H, W), its own; labels: (P,); each counts 1/batch_size.
-        gradients: (workers, V), where its children leave theirs.
+    def work(self, images: np.ndarray, labels: np.ndarray) -> Answer:
+        """What its part adds to the step; an error is an answer, too.
+
+        images: (N, C, H, W), the whole batch; labels: (N,).
         """
-        loss, correct, error = 0.0, 0, None
-        total = np.zeros_like(gradients[0])
+        n, part, loss, correct = len(labels), self.part(len(labels)), 0.0, 0
+        gradient = parameters_to_vector(p.value for p in self.parameters)
+        gradient[:] = 0
         try:
-            for x, y in microbatches(images, labels, self.microbatch_size):
-                more, right = partial_step(self.network, x, y, batch_size)
-                total += parameters_to_vector(p.grad for p in self.parameters)
+            for x, y in microbatches(images[part], labels[part], self.size):
+                more, right = partial_step(self.network, x, y, n)
                 loss, correct = loss + more, correct + right
-        except Exception as problem:
-            error = problem
-        for child, pipe in self.pipes.items():  # all, also after an error
-            answer = pickle.loads(receive(pipe))
-            if isinstance(answer, Exception):
-                error = error or answer
-            else:
-                loss, correct = loss + answer[0], correct + answer[1]
-                total += gradients[child]
-        if error:
-            raise error
-        return loss, correct, total
+                grads = (p.grad for p in self.parameters)
+                gradient += parameters_to_vector(grads)
+        except Exception as error:
+            return error
+        return loss, correct, gradient
 
-    def serve(self, block: SharedBlock, layout: np.dtype, parent: Any) -> None:
-        """Take part in steps as long as there is a parent.
-
-        block, layout: the arrays that all share; parent: the pipe to it.
-        """
-        from threadpoolctl import threadpool_limits
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # is for the caller
-        threadpool_limits(1, user_api="blas")
+    def serve(self, pipe: Any, block: SharedMemory, layout: np.dtype) -> None:
+        """Work when a pipe says so, on what a block has, in its layout."""
         keep_freed_memory()
-        shared = block.arrays(layout)
+        shared = processes.arrays_in(block, layout)
         weights = vector_to_parameters(shared["weights"], self.parameters)
         for parameter, weight in weights:
-            parameter.value = weight  # and so sees what the caller writes
-        with suppress(EOFError, ConnectionError):
-            while True:
-                order = receive(parent)
-                for pipe in reversed(self.pipes.values()):
-                    pipe.send_bytes(order)
-                batch_size, values = pickle.loads(order)
-                for buffer, value in zip(self.buffers, values, strict=True):
-                    buffer.value = value
-                mine = parts(batch_size, self.workers)[self.rank]
-                part = shared["images"][mine], shared["labels"][mine]
-                answer: Any
-                try:
-                    *answer, shared["gradients"][self.rank] = self.compute(
-                        *part, batch_size, shared["gradients"]
-                    )
-                except Exception as error:
-                    answer = portable(error)
-                parent.send_bytes(pickle.dumps(answer))
+            parameter.value = weight  # and sees what the caller writes there
+        while True:
+            n, values = processes.receive(pipe)
+            for buffer, value in zip(self.buffers, values, strict=True):
+                buffer.value = value
+            answer: Any = self.work(shared["images"][:n], shared["labels"][:n])
+            if not isinstance(answer, Exception):
+                *answer, shared["gradients"][self.rank] = answer
+            processes.send(pipe, answer)
 
 
 class ParallelStep:
@@ -228,12 +126,12 @@ class ParallelStep:
         check_positive(workers=workers, microbatch_size=microbatch_size)
         self.network, self.parameters = network, network.parameters()
         self.arrays = list(network.named_arrays().values())
-        self.modules = list(network.modules())
         self.workers, self.microbatch_size = workers, microbatch_size
         self.kind: Any = None
+        self.shared: dict[str, np.ndarray] = {}
         self.blas = ThreadpoolController().select(user_api="blas")
-        self.started = ExitStack()
-        self.close = weakref.finalize(self, self.started.close)
+        self.running = ExitStack()
+        self.close = weakref.finalize(self, self.running.close)
 
     def __enter__(self) -> Self:
         return self
@@ -241,85 +139,62 @@ class ParallelStep:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def kind_of(self, images: np.ndarray, labels: np.ndarray) -> Any:
-        """What needs other processes when it changes.
-
-        images: (N, C, H, W); labels: (N,).
-        """
-        modes = [layer.training for layer in self.modules]
-        return modes, images.shape[1:], images.dtype, labels.dtype
-
     def start(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Start processes for such a batch, in place of those there were.
-
-        images: (N, C, H, W); labels: (N,).
-        """
-        from joblib.externals.loky.backend import get_context
-
-        self.started.close()
-        self.kind = self.kind_of(images, labels)
-        network = fuse_layers(self.network)
-        for layer in network.modules():
-            layer._saved = None  # what a forward has kept need not travel
+        """Start workers for images (N, C, H, W), labels (N,) of a new kind."""
+        modes = [layer.training for layer in self.network.modules()]
+        kind = modes, images.shape[1:], images.dtype, labels.dtype
+        if kind == self.kind and len(labels) <= len(self.shared["labels"]):
+            return
+        self.running.close()
+        self.kind, workers = kind, self.workers
         weights = parameters_to_vector(p.value for p in self.parameters)
-        gradients = self.workers, len(weights)
         fields = [
             ("weights", weights.dtype, weights.shape),
-            ("gradients", weights.dtype, gradients),
+            ("gradients", weights.dtype, (workers, len(weights))),
             ("images", images.dtype, images.shape),
             ("labels", labels.dtype, labels.shape),
         ]
         layout = np.dtype(fields, align=True)
-        self.block = SharedBlock(create=True, size=layout.itemsize)
-        self.shared = self.block.arrays(layout)
-        self.started.callback(self.block.free, self.shared)
-        context = get_context("loky")  # no file need be imported by a process
-        pipes = {rank: context.Pipe() for rank in range(1, self.workers)}
-        self.processes = []
-        for rank in range(self.workers):
-            below = {c: pipes[c][0] for c in children(rank, self.workers)}
-            worker = Worker(
-                rank, self.workers, network, self.microbatch_size, below
-            )
-            if rank == 0:
-                self.worker = worker
-                continue
-            to_parent = pipes[rank][1]
-            process = context.Process(
-                target=worker.serve,
-                args=(self.block, layout, to_parent),
-                daemon=True,
-            )
-            process.start()
-            self.processes.append(process)
-            self.started.callback(process.join)
-        for rank, (to_child, to_parent) in pipes.items():
-            to_parent.close()
-            if rank in self.worker.pipes:
-                self.started.callback(to_child.close)
-            else:
-                to_child.close()
-
-    def submit(self, images: np.ndarray, labels: np.ndarray) -> slice:
-        """Set the other workers to work; returns the caller's own part.
-
-        images: (N, C, H, W); labels: (N,).
-        """
-        worker, shared, end = self.worker, self.shared, len(labels)
-        for own, array in zip(worker.arrays, self.arrays, strict=True):
-            own.value = array.value
-        slices = parts(len(labels), self.workers)
-        order = pickle.dumps((end, [b.value for b in worker.buffers]))
-        shared["weights"][:] = parameters_to_vector(
-            p.value for p in self.parameters
+        self.block, self.shared = processes.shared_arrays(layout, self.running)
+        network = fuse_layers(self.network)
+        for layer in network.modules():
+            layer._saved = None  # what forward has kept need not travel
+        self.worker, *self.others = (
+            Worker(rank, workers, network, self.microbatch_size)
+            for rank in range(workers)
         )
-        for child, pipe in reversed(worker.pipes.items()):
-            branch = slice(slices[child].start, end)
-            shared["images"][branch] = images[branch]
-            shared["labels"][branch] = labels[branch]
-            pipe.send_bytes(order)
-            end = branch.start
-        return slices[0]
+        place = self.block, layout
+        started = [
+            processes.start_process(w.serve, place, self.running)
+            for w in self.others
+        ]
+        self.processes = [process for process, _ in started]
+        self.pipes = [pipe for _, pipe in started]
+
+    def submit(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Set the others to work on images (N, C, H, W), labels (N,)."""
+        for own, array in zip(self.worker.arrays, self.arrays, strict=True):
+            own.value = array.value
+        values = (p.value for p in self.parameters)
+        self.shared["weights"][:] = parameters_to_vector(values)
+        order = len(labels), [b.value for b in self.worker.buffers]
+        for other, pipe in zip(self.others, self.pipes, strict=True):
+            part = other.part(len(labels))  # each begins when it has its own
+            self.shared["images"][part] = images[part]
+            self.shared["labels"][part] = labels[part]
+            pipe.send(order)
+
+    def gather(self, answer: Answer) -> tuple[float, int, np.ndarray]:
+        """The sum of an answer, its gradient of shape (V,), and all others."""
+        answers = [answer, *map(processes.receive, self.pipes)]
+        for found in answers:
+            if isinstance(found, Exception):
+                raise found
+        loss, correct, gradient = answers[0]
+        for other, (more, right) in zip(self.others, answers[1:], strict=True):
+            loss, correct = loss + more, correct + right
+            gradient += self.shared["gradients"][other.rank]
+        return loss, correct, gradient
 
     def __call__(
         self,
@@ -332,9 +207,8 @@ class ParallelStep:
 
         network: that of __init__; optimizer: holds its parameters.
         images: (N, C, H, W); labels: (N,), of 0..K-1.
-        ValueError, before anything is updated, if the loss is not finite,
-        for another network, and after close(), which Ctrl-C does, too.
-        RuntimeError if a worker process has died.
+        ValueError, before anything is updated, if the loss is not finite, for
+        another network, and after close(). RuntimeError if a worker has died.
         """
         if network is not self.network or not self.close.alive:
             raise ValueError(
@@ -349,19 +223,12 @@ class ParallelStep:
                 f"{len(labels)} labels; expected one label for each image. "
                 "Take both from the same minibatch."
             )
-        if self.kind_of(images, labels) != self.kind or len(labels) > len(
-            self.shared["labels"]
-        ):
-            self.start(images, labels)
         try:
-            mine = self.submit(images, labels)
+            self.start(images, labels)
+            self.submit(images, labels)
             with self.blas.limit(limits=1):
-                loss, correct, gradient = self.worker.compute(
-                    images[mine],
-                    labels[mine],
-                    len(labels),
-                    self.shared["gradients"],
-                )
+                answer = self.worker.work(images, labels)
+            loss, correct, gradient = self.gather(answer)
         except (EOFError, ConnectionError) as error:
             self.close()
             raise RuntimeError(
