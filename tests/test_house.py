@@ -190,7 +190,7 @@ def test_the_ground_floor_has_few_lines() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    waiting(MODULES, {"cnn.beyond.parallel"}),
+    MODULES,
 )
 def test_a_module_is_read_in_one_sitting(module: str) -> None:
     most = 200 if module == "cnn.convolution" else 250
@@ -276,11 +276,6 @@ def public(module: str) -> Iterator[tuple[str, Any]]:
                     yield f"{name}.{method}", getattr(item, method)
 
 
-UNNAMED = {
-    "cnn.beyond.workers",
-}
-
-
 def unnamed(item: Any) -> Iterator[str]:
     """The arguments that a docstring does not name, or not with a shape."""
     text = inspect.getdoc(item) or ""
@@ -301,7 +296,7 @@ def unnamed(item: Any) -> Iterator[str]:
                 yield f"the shape of {name}"
 
 
-@pytest.mark.parametrize("module", waiting(MODULES, UNNAMED))
+@pytest.mark.parametrize("module", MODULES)
 def test_docstrings_name_each_argument(module: str) -> None:
     lacking = {
         name: ", ".join(missing)

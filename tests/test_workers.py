@@ -27,6 +27,7 @@ from cnn import (
     train_step,
 )
 from cnn.beyond.workers import blueprint
+from cnn.layer import Buffer
 
 
 pytest.importorskip("distributed")
@@ -90,18 +91,20 @@ def test_a_step_is_that_of_one_process(client, shards):
     (theirs, grad, w), (ours, our_grad, our_w) = outcomes
     np.testing.assert_allclose(our_grad, grad, rtol=0, atol=1e-13)
     np.testing.assert_allclose(our_w, w, rtol=0, atol=1e-13)
-    for (loss, hits), (our_loss, our_hits) in zip(theirs, ours, strict=True):
+    for (loss, correct), (our_loss, our_correct) in zip(
+        theirs, ours, strict=True
+    ):
         assert our_loss == pytest.approx(loss, abs=1e-13)
         assert type(our_loss) is float
-        assert our_hits == hits
+        assert our_correct == correct
 
 
 def test_more_shards_than_images_and_the_dtype_stays(client):
     network = build()
     optimizer = SGD(network.parameters(), 0.05)
     step = DistributedStep(client, shards=5)
-    _, hits = step(network, optimizer, FEW.images[:2], FEW.labels[:2])
-    assert 0 <= hits <= 2
+    _, correct = step(network, optimizer, FEW.images[:2], FEW.labels[:2])
+    assert 0 <= correct <= 2
     for p in network.parameters():
         assert p.value.dtype == p.grad.dtype == np.float32
 
@@ -114,6 +117,40 @@ def test_the_shards_decide_the_bits_and_not_the_workers(client):
     assert history == alone_history
     _, plain = run(train_step)
     np.testing.assert_allclose(w, plain, atol=1e-5)
+
+
+class Centre(Layer):
+    """x minus a mean: of the batch to train, else the mean of such means."""
+
+    def __init__(self):
+        self.mean = Buffer(np.zeros((1, 8, 8)))
+
+    def forward(self, x):
+        if not self.training:
+            return x - self.mean.value
+        self.mean.value += x.mean(axis=0)
+        return x - x.mean(axis=0)
+
+    def backward(self, grad_output):
+        return grad_output
+
+
+def test_buffers_come_back_from_the_first_shard_and_modes_go_out(client):
+    images, labels = FEW.images[:8].astype(np.float64), FEW.labels[:8]
+    centre = Centre()
+    network = Sequential(centre, *build(dtype=np.float64).layers)
+    optimizer = SGD(network.parameters(), 0.0)
+    step = DistributedStep(client, shards=2)
+    for times in (1, 2):
+        step(network, optimizer, images, labels)
+        expected = times * images[:4].mean(axis=0)
+        np.testing.assert_allclose(centre.mean.value, expected)
+    network.eval()
+    ours = step(network, optimizer, images, labels)
+    np.testing.assert_allclose(centre.mean.value, expected)
+    assert ours == pytest.approx(
+        train_step(network, optimizer, images, labels)
+    )
 
 
 # --- a worker dies ---------------------------------------------------------

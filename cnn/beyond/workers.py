@@ -4,56 +4,49 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn.layer import Layer
-from cnn.loss import CrossEntropyLoss
+from cnn.layer import Buffer, Layer
 from cnn.optimizer import SGD
-from cnn.training import check_finite, check_positive
+from cnn.training import check_finite, check_positive, partial_step
 
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-def share_of_step(
+def shard_step(
     network: Layer,
     values: Sequence[np.ndarray],
     images: np.ndarray,
     labels: np.ndarray,
     batch_size: int,
-) -> tuple[float, int, list[np.ndarray]]:
-    """What a shard adds to the loss, hits and gradients of its batch.
+) -> tuple[float, int, list[np.ndarray], list[np.ndarray]]:
+    """partial_step, as a function of its arguments and of nothing else.
 
-    values: what the parameters of network are to be.
-    images: (B_s, C, H, W); labels: (B_s,). They count B_s / batch_size.
+    network, values: its layers, and the arrays, of any shape, for them.
+    images: (B_s, C, H, W); labels: (B_s,); they count B_s / batch_size.
+    Returns loss, correct answers, gradients, and all arrays afterwards.
     """
-    for parameter, value in zip(network.parameters(), values, strict=True):
-        parameter.value = value
-    criterion = CrossEntropyLoss()
-    share = len(labels) / batch_size
-    logits = network.forward(images)
-    loss = share * criterion.forward(logits, labels)
-    network.backward_parameters(share * criterion.backward())
-    hits = int((logits.argmax(axis=1) == labels).sum())
-    return loss, hits, [p.grad for p in network.parameters()]
-
-
-def layers_within(layer: Layer) -> Iterator[Layer]:
-    """A layer, and those that it is made of."""
-    yield layer
-    for inner in getattr(layer, "layers", ()):
-        yield from layers_within(inner)
+    arrays = list(network.named_arrays().values())
+    for array, value in zip(arrays, values, strict=True):
+        # What was sent may be read-only; a layer may write into a buffer.
+        array.value = value.copy() if isinstance(array, Buffer) else value
+    loss, correct = partial_step(network, images, labels, batch_size)
+    gradients = [p.grad for p in network.parameters()]
+    buffers = [a.value for a in arrays if isinstance(a, Buffer)]
+    return loss, correct, gradients, buffers
 
 
 def blueprint(network: Layer) -> Layer:
-    """A copy of a network without weights, gradients and memories."""
-    left_out = [layer._saved for layer in layers_within(network)]
-    arrays = [a for p in network.parameters() for a in (p.value, p.grad)]
+    """A copy of a network without arrays, gradients and memories."""
+    left_out: list[Any] = [layer._saved for layer in network.modules()]
+    left_out += [array.value for array in network.named_arrays().values()]
+    left_out += [parameter.grad for parameter in network.parameters()]
     # What deepcopy finds among its notes, by id, it does not copy.
-    return copy.deepcopy(network, {id(x): None for x in left_out + arrays})
+    return copy.deepcopy(network, {id(x): None for x in left_out})
 
 
 class DistributedStep:
@@ -63,7 +56,9 @@ class DistributedStep:
     rounding, and the same number of shards gives the same bits, however
     many workers there are and whichever of them die on the way.
     client: of dask.distributed, as open_workers gives it.
+    shards: parts of a batch. Buffers become those of the first.
     ValueError if shards is below 1.
+    Equation: eq-workers-shards.
     """
 
     def __init__(self, client: "Client", *, shards: int) -> None:
@@ -78,11 +73,12 @@ class DistributedStep:
         images: np.ndarray,
         labels: np.ndarray,
     ) -> tuple[float, int]:
-        """Forward, loss, backward, update; returns the loss and the hits.
+        """Forward, loss, backward, update; returns loss, correct answers.
 
-        images: (B, C, H, W); labels: (B,), of 0..K-1. ValueError, before
-        anything is updated, for an empty batch, for images and labels that
-        do not match, and if the loss is not finite.
+        network, optimizer: are changed; the optimizer holds its parameters.
+        images: (B, C, H, W); labels: (B,), of 0..K-1.
+        ValueError, before anything is updated, for an empty batch, for
+        images and labels that do not match, and if the loss is not finite.
         """
         check_positive(images=len(images))
         if len(images) != len(labels):
@@ -91,16 +87,18 @@ class DistributedStep:
                 "expected one label per image. Index both alike."
             )
         count = min(self.shards, len(labels))
+        arrays = network.named_arrays().values()
         futures = self.client.map(
-            share_of_step,
+            shard_step,
             [blueprint(network)] * count,
-            [[p.value for p in network.parameters()]] * count,
+            [[array.value for array in arrays]] * count,
             np.array_split(images, count),
             np.array_split(labels, count),
             [len(labels)] * count,
             pure=False,  # no look-up by content: no task comes twice
         )
-        losses, hits, grads = zip(*self.client.gather(futures), strict=True)
+        found = self.client.gather(futures)
+        losses, correct, grads, buffers = zip(*found, strict=True)
         loss = float(sum(losses))
         check_finite(loss, optimizer.lr)
         # In the order of the shards, whichever worker was first.
@@ -108,15 +106,18 @@ class DistributedStep:
             network.parameters(), *grads, strict=True
         ):
             parameter.grad = sum(others, start=first)
+        mine = (array for array in arrays if isinstance(array, Buffer))
+        for buffer, value in zip(mine, buffers[0], strict=True):
+            buffer.value = value  # those of the first shard
         optimizer.step()
-        return loss, sum(hits)
+        return loss, sum(correct)
 
 
 @contextmanager
 def open_workers(
     count: int = 2, address: str | None = None
 ) -> Iterator["Client"]:
-    """A client of worker processes, one thread each, for a with block.
+    """A client of count worker processes, one thread each, for a block.
 
     They run on this machine, are heard by no other, and end with the block.
     In a script, call it under ``if __name__ == "__main__":``, since each
