@@ -15,59 +15,33 @@ from cnn.windows import (
 )
 
 
-def check_images(x: np.ndarray, weight: np.ndarray) -> None:
-    """ValueError unless filters can be laid on a batch of images.
-
-    x: images, (N, C, H, W), N at least 1; weight: filters, (F, C, k, k).
-    """
-    check_batch(x, "(N, C, H, W)", "conv2d")
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"conv2d was given {x.shape[1]} channels, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_channels to {x.shape[1]}."
-        )
-
-
-def conv2d_with_columns(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    stride: Size = 1,
-    padding: Size = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What conv2d gives, and the columns of x, which backward needs too.
-
-    x, weight, bias, stride, padding: like those of conv2d.
-    Equation: eq-convolution-im2col.
-    """
-    check_images(x, weight)
-    kernel = weight.shape[2:]
-    rows, cols = output_size(x.shape[2:], kernel, stride, padding)
-    columns = im2col(x, kernel, stride, padding)
-    weight_matrix = weight.reshape(len(weight), -1)
-    # (F, C*k*k) @ (C*k*k, H'*W'*N) -> (F, H'*W'*N)
-    y = weight_matrix @ columns
-    y += bias[:, np.newaxis]
-    return from_chwn(y.reshape(len(weight), rows, cols, len(x))), columns
-
-
 def conv2d(
     x: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray,
     stride: Size = 1,
     padding: Size = 0,
+    columns: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross-correlate images with filters, which the field calls convolution.
 
     x: images, (N, C, H, W) -> (N, F, H', W').
     weight, bias: the filters, (F, C, k, k), and a number for each, (F,).
     stride, padding: s and p, each an int or a pair.
+    columns: im2col's of x, (C*k*k, H'*W'*N), if they are there already.
     ValueError if the channels differ or the kernel does not fit.
-    Equation: eq-convolution-forward.
+    Equations: eq-convolution-forward, eq-convolution-im2col.
     """
-    return conv2d_with_columns(x, weight, bias, stride, padding)[0]
+    check_batch(x, "(N, C, H, W)", "conv2d", weight)
+    kernel = weight.shape[2:]
+    if columns is None:
+        columns = im2col(x, kernel, stride, padding)
+    weight_matrix = weight.reshape(len(weight), -1)
+    # (F, C*k*k) @ (C*k*k, H'*W'*N) -> (F, H'*W'*N)
+    y = weight_matrix @ columns
+    y += bias[:, np.newaxis]
+    rows, cols = output_size(x.shape[2:], kernel, stride, padding)
+    return from_chwn(y.reshape(len(weight), rows, cols, len(x)))
 
 
 def conv2d_grad_parameters(
@@ -76,8 +50,7 @@ def conv2d_grad_parameters(
     """dL/dw and dL/db: all places where weight and bias were used, summed.
 
     grad_output: dL/dy, (N, F, H', W').
-    columns: im2col's windows of the input, (C*k*k, H'*W'*N).
-    weight_shape: (F, C, k, k).
+    columns, weight_shape: im2col's of x, (C*k*k, H'*W'*N); (F, C, k, k).
     Equation: eq-convolution-product-weight.
     """
     grad = to_chwn(grad_output).reshape(weight_shape[0], -1)
@@ -118,10 +91,8 @@ def conv2d_backward(
     x, weight, stride, padding: like those of conv2d.
     """
     columns = im2col(x, weight.shape[2:], stride, padding)
-    return (
-        conv2d_grad_input(grad_output, weight, x.shape, stride, padding),
-        *conv2d_grad_parameters(grad_output, columns, weight.shape),
-    )
+    grad_x = conv2d_grad_input(grad_output, weight, x.shape, stride, padding)
+    return grad_x, *conv2d_grad_parameters(grad_output, columns, weight.shape)
 
 
 class Conv2d(Layer):
@@ -152,16 +123,15 @@ class Conv2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         w, b = self.weight.value, self.bias.value
-        y, columns = conv2d_with_columns(x, w, b, self.stride, self.padding)
+        check_batch(x, "(N, C, H, W)", "conv2d", w)
+        columns = im2col(x, w.shape[2:], self.stride, self.padding)
         self.save_for_backward(columns, x.shape)
-        return y
+        return conv2d(x, w, b, self.stride, self.padding, columns)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        (_, shape), weight = self.saved(), self.weight.value
-        return conv2d_grad_input(
-            grad_output, weight, shape, self.stride, self.padding
-        )
+        (_, shape), steps = self.saved(), (self.stride, self.padding)
+        return conv2d_grad_input(grad_output, self.weight.value, shape, *steps)
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
         (columns, _), shape = self.saved(), self.weight.value.shape

@@ -35,18 +35,15 @@ class Dataset:
 
     def subset(self, index: np.ndarray | slice) -> "Dataset":
         """The images and labels at index: (n,) integers, or a slice."""
-        return replace(
-            self, images=self.images[index], labels=self.labels[index]
-        )
+        images, labels = self.images[index], self.labels[index]
+        return replace(self, images=images, labels=labels)
 
 
 # The folder that torchvision keeps each data set in; the files in its "raw".
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
 Raw = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W), labels (N,)
 
@@ -57,20 +54,16 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-def is_on_disk(name: str, root: str | Path | None = None) -> bool:
-    """Whether the four files of data set name are there, under root."""
-    raw = data_root(root) / FOLDERS[name] / "raw"
-    return all((raw / file).is_file() for file in FILES)
-
-
 def download(name: str, root: str | Path | None = None) -> None:
-    """Let torchvision download and verify data set name, then move it to root.
+    """Let torchvision download and verify data set name, unless root has it.
 
     Files are renamed into their place when they are whole, so that a kill
     leaves no half of one there. ValueError if the data set cannot be had.
     """
     folder = FOLDERS[name]
     raw = data_root(root) / folder / "raw"
+    if all((raw / file).is_file() for file in FILES):
+        return
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # seconds of silence: never hang
     try:
@@ -105,13 +98,11 @@ def read_digits() -> tuple[Raw, Raw]:
 def read_pixels(name: str, root: str | Path | None = None) -> tuple[Raw, Raw]:
     """Training and test pixels, (N, H, W) of 0..255, with their labels.
 
-    Downloads data set name if it is not under root. ValueError if that fails
-    or a file is damaged.
+    Downloads name unless root has it. ValueError if it fails or is damaged.
     """
     if name == "digits":
         return read_digits()
-    if not is_on_disk(name, root):
-        download(name, root)
+    download(name, root)
     from torchvision import datasets
 
     root, kind = data_root(root), getattr(datasets, FOLDERS[name])
@@ -146,8 +137,7 @@ def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
             "or 'fashion-mnist'. Mend the name, or the variable CNN_DATASET."
         )
     try:
-        if not is_on_disk("mnist", root):
-            download("mnist", root)
+        download("mnist", root)
     except ValueError as error:
         warnings.warn(f"using 'digits' instead: {error}", stacklevel=2)
         return "digits"
@@ -157,8 +147,7 @@ def resolve_dataset(name: str = "auto", root: str | Path | None = None) -> str:
 def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of all pixels.
 
-    pixels: of any shape, whole numbers from 0 to 255.
-    ValueError if there is no pixel, or all are equal: nothing to scale by.
+    pixels: of any shape, of 0..255; ValueError if none differs from another.
     Equation: eq-data-histogram.
     """
     counts = np.bincount(pixels.ravel(), minlength=256)
@@ -176,8 +165,7 @@ def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
 def scale(pixels: np.ndarray, mean: float, std: float) -> np.ndarray:
     """x = (pixel - mean) / std, float32, (N, 1, H, W).
 
-    pixels: (N, H, W), whole numbers from 0 to 255.
-    mean, std: of the training set.
+    pixels: (N, H, W), of 0..255; mean, std: those of the training set.
     Equation: eq-data-scaling.
     """
     greys = ((np.arange(256) - mean) / std).astype(np.float32)
@@ -211,8 +199,7 @@ def load_dataset(
 ) -> tuple[Dataset, Dataset, Dataset]:
     """Training, validation and test set, scaled by the training set alone.
 
-    name: 'mnist', 'fashion-mnist', 'digits' or 'auto' (resolve_dataset).
-    root: where torchvision's files are kept (data_root).
+    name, root: as resolve_dataset takes them.
     ValueError for an unknown name, a failed download or a damaged file.
     """
     name = resolve_dataset(name, root)
@@ -225,21 +212,16 @@ def load_dataset(
         images = scale(pixels, mean, std)
         return Dataset(name, images, labels.astype(np.int64), names, mean, std)
 
-    return (
-        dataset(pixels[train], labels[train]),
-        dataset(pixels[validation], labels[validation]),
-        dataset(*test),
-    )
+    known = dataset(pixels, labels)
+    return known.subset(train), known.subset(validation), dataset(*test)
 
 
 def minibatches(
     dataset: Dataset, batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One epoch: each image once, in random order, batch by batch.
+    """One epoch of dataset: each image once, in an order that rng draws.
 
-    dataset: images (N, C, H, W), labels (N,).
     batch_size: B, at least 1, else ValueError; the last may be smaller.
-    rng: draws the order.
     Yields images (B, C, H, W) and labels (B,).
     """
     if batch_size < 1:

@@ -15,8 +15,7 @@ def numerical_gradient(
     """df/dx by central differences: (f(x + h) - f(x - h)) / 2h, per entry.
 
     f: a function of arrays like x. x: of any shape.
-    h: the step; by default the cube root of the dtype's machine epsilon,
-    which balances truncation against rounding.
+    h: the step; by default the cube root of the dtype's machine epsilon.
     ValueError if x is not of a floating dtype: whole numbers take no step.
     Equation: eq-check-central.
     """
@@ -73,15 +72,13 @@ def check_gradients(
         return float(np.sum(r * layer.forward(x)))
 
     def loss_at(parameter: Parameter, w: np.ndarray) -> float:
-        kept, parameter.value = parameter.value, w
-        value = loss(x)
-        parameter.value = kept
-        return value
+        parameter.value = w
+        return loss(x)
 
     errors = {"input": relative_error(grad_input, numerical_gradient(loss, x))}
     for name, parameter in layer.named_parameters().items():
-        numerical = numerical_gradient(
-            partial(loss_at, parameter), parameter.value
-        )
+        kept = parameter.value
+        numerical = numerical_gradient(partial(loss_at, parameter), kept)
+        parameter.value = kept
         errors[name] = relative_error(parameter.grad, numerical)
     return errors

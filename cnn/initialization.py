@@ -34,9 +34,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def initialize(
-    network: Layer,
-    std: Callable[[int, int], float],
-    rng: np.random.Generator,
+    network: Layer, std: Callable[[int, int], float], rng: np.random.Generator
 ) -> None:
     """Draw each weight anew from N(0, std(fan_in, fan_out)^2); biases 0.
 

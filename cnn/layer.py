@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -21,9 +20,8 @@ class Function:
         raise NotImplementedError
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        """dL/dx from grad_output, dL/dy in y's shape, at the last forward's x.
+        """dL/dx from grad_output, dL/dy, like y; ValueError before forward.
 
-        ValueError if forward has not run.
         Equation: eq-layer-chain.
         """
         raise NotImplementedError
@@ -55,10 +53,7 @@ class Parameter:
 
 
 class Buffer:
-    """An array that is saved with its layer and that no gradient changes.
-
-    value: of any shape; it is kept as it is, not copied.
-    """
+    """An array, value of any shape, that is saved and not trained."""
 
     def __init__(self, value: np.ndarray) -> None:
         self.value = value
@@ -85,12 +80,9 @@ def copy_arrays(arrays: Arrays, into: Arrays, source: object) -> None:
 
 
 class Layer(Function):
-    """A function that says what it holds: arrays, layers, its mode.
+    """A function that says what it holds: arrays, layers, its mode."""
 
-    training: True while the layer trains, False while it is evaluated.
-    """
-
-    training = True
+    training = True  # False while it is evaluated
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
         """Only the parameters' grad: dL/dx is left out where it can be.
@@ -143,10 +135,7 @@ class Layer(Function):
         return {n: a.value.copy() for n, a in self.named_arrays().items()}
 
     def load_state_dict(self, arrays: Arrays, source: object = "it") -> None:
-        """Take over the values of a state_dict, as copy_arrays does.
-
-        arrays: by name, of this layer's shapes; source: where they are from.
-        """
+        """Copy arrays, of the shapes that ours have, read from source."""
         mine = {n: array.value for n, array in self.named_arrays().items()}
         copy_arrays(arrays, mine, source)
 
@@ -160,7 +149,7 @@ class Layer(Function):
         """Turn this layer and all within to evaluation."""
         return self.train(False)
 
-    def to(self, dtype: npt.DTypeLike) -> Self:
+    def to(self, dtype: type) -> Self:
         """Turn all floats into dtype: float64 to check gradients."""
         for array in self.named_arrays().values():
             if np.issubdtype(array.value.dtype, np.floating):
@@ -171,26 +160,33 @@ class Layer(Function):
 
     def __repr__(self) -> str:
         """The shapes of the layer's own arrays; each layer within, a line."""
-        own = ", ".join(
-            f"{name} {value.value.shape}"
-            for name, value in self.attributes().items()
-            if isinstance(value, Parameter | Buffer)
-        )
+        held = self.attributes().items()
+        arrays = [(n, v) for n, v in held if isinstance(v, Parameter | Buffer)]
+        own = ", ".join(f"{n} {array.value.shape}" for n, array in arrays)
         within = "".join(f"\n({n}): {c}" for n, c in self.children().items())
         if within:
             within = within.replace("\n", "\n  ") + "\n"
         return f"{type(self).__name__}({own}{within})"
 
 
-def check_batch(x: np.ndarray, shape: str, user: str) -> None:
-    """ValueError unless x is a batch, not empty, with the axes of shape.
+def check_batch(
+    x: np.ndarray, shape: str, user: str, weight: np.ndarray | None = None
+) -> None:
+    """ValueError, naming user, unless x is a batch with the axes of shape.
 
-    shape: the axes by name, such as "(N, C, H, W)".
-    user: whom the error names.
+    shape: the axes by name, such as "(N, C, H, W)"; N is at least 1.
+    weight: if given, of a shape whose second axis must be as long as x's.
     """
     if x.ndim != shape.count(",") + 1 or len(x) == 0:
         raise ValueError(
             f"{user} was given an array of shape {x.shape}; expected "
             f"{shape} with N at least 1. Add the missing axis, or put a "
             "Flatten() where images meet a Linear layer."
+        )
+    if weight is not None and x.shape[1] != weight.shape[1]:
+        what = "features" if x.ndim == 2 else "channels"
+        raise ValueError(
+            f"{user} was given {x.shape[1]} {what}, x of shape {x.shape}; "
+            f"expected {weight.shape[1]}, as weight has shape "
+            f"{weight.shape}. Set in_{what} to {x.shape[1]}."
         )

@@ -9,17 +9,10 @@ from cnn.layer import Layer, Parameter, check_batch
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """y = x W^T + b, (N, M).
 
-    x: (N, D), one image in each row; else ValueError.
-    weight, bias: (M, D), (M,).
+    x, weight, bias: (N, D), (M, D), (M,); else ValueError.
     Equation: eq-linear-matrix.
     """
-    check_batch(x, "(N, D)", "linear")
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"linear was given {x.shape[1]} features, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_features to {x.shape[1]}."
-        )
+    check_batch(x, "(N, D)", "linear", weight)
     # (M, D) @ (D, N) -> (M, N), seen as (N, M): the batch comes last.
     y: np.ndarray = (weight @ x.T).T + bias
     return y
@@ -44,8 +37,7 @@ class Linear(Layer):
     """Fully connected layer: (N, in_features) -> (N, out_features).
 
     in_features, out_features: D and M, the numbers per image.
-    rng: draws weight, (M, D), from N(0, 2 / D); bias, (M,), starts at zero.
-        Both are float32; see ``to``.
+    rng: draws weight, (M, D), from N(0, 2 / D); bias is 0; both float32.
     """
 
     def __init__(

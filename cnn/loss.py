@@ -30,10 +30,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def check_labels(count: int, classes: int, **named: np.ndarray) -> None:
-    """ValueError unless all that is named is count integers in 0..classes-1.
-
-    named: such as labels=labels, (count,).
-    """
+    """ValueError unless all named are (count,) integers in 0..classes-1."""
     for name, values in named.items():
         integers = np.issubdtype(values.dtype, np.integer)
         if values.shape != (count,) or not integers:
@@ -53,8 +50,7 @@ def check_labels(count: int, classes: int, **named: np.ndarray) -> None:
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """L = -mean(log p[n, labels[n]]), in nats.
 
-    logits: (N, K), with N at least 1.
-    labels: (N,) integers in 0..K-1. ValueError where either is not so.
+    logits, labels: (N, K), N at least 1; (N,), of 0..K-1; else ValueError.
     Equation: eq-loss-cross-entropy.
     """
     log_p = log_softmax(logits)

@@ -21,8 +21,8 @@ def pooling_sizes(
 ) -> tuple[Pair, Pair, Pair]:
     """The three sizes of a pooling, each as a pair (rows, columns).
 
-    kernel_size, padding: k and p, at most k/2. stride: defaults to k.
-    ValueError if a size is out of range.
+    kernel_size, padding: k and p, at most k/2, else ValueError.
+    stride: defaults to k.
     """
     kernel = pair(kernel_size, "kernel_size", 1)
     steps = kernel if stride is None else pair(stride, "stride", 1)
@@ -45,16 +45,15 @@ def max_pool2d(
     """The largest number of each window.
 
     x: images, (N, C, H, W) -> (N, C, H', W').
-    kernel_size, padding: k and p, at most k/2; an int or a pair each. The
-    frame holds -inf, which never wins.
-    stride: defaults to kernel_size.
+    kernel_size, stride, padding: k; s, by default k; and p, at most k/2.
     ValueError if x has other axes, no window fits, or p is too large.
     Equation: eq-max-pooling-forward.
     """
     check_batch(x, "(N, C, H, W)", "max_pool2d")
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
     size = output_size(x.shape[2:], kernel, steps, around)
-    block = pad(to_chwn(x), around, -np.inf)  # (C, H + 2p, W + 2p, N)
+    # (C, H + 2p, W + 2p, N); the frame's -inf never wins.
+    block = pad(to_chwn(x), around, -np.inf)
     y = strided_slice(block, (0, 0), size, steps).copy()  # (C, H', W', N)
     for place in np.ndindex(kernel):
         np.maximum(y, strided_slice(block, place, size, steps), out=y)
@@ -71,7 +70,6 @@ def max_pool2d_backward(
 ) -> np.ndarray:
     """dL/dx: each window's gradient goes to its first largest number.
 
-    Where windows overlap, a pixel collects from each that it wins.
     grad_output: dL/dy, (N, C, H', W') -> (N, C, H, W).
     x, y: what max_pool2d was given, (N, C, H, W), and what it gave.
     kernel_size, stride, padding: as in max_pool2d.

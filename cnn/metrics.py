@@ -11,8 +11,7 @@ def confusion_matrix(
 ) -> np.ndarray:
     """M[i, j]: how many images of class i were taken for class j, (K, K).
 
-    labels, predictions: (N,) integers in 0..K-1, else ValueError.
-    num_classes: K.
+    labels, predictions: (N,) of 0..K-1, else ValueError. num_classes: K.
     Equation: eq-metrics-confusion.
     """
     count = len(np.atleast_1d(labels))
@@ -23,18 +22,14 @@ def confusion_matrix(
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, entry by entry, and 0 for 0/0.
-
-    part, whole: of one shape, or numbers; where whole is 0, part is.
-    """
+    """part / whole, of one shape, entry by entry; 0 for 0/0."""
     quotient: np.ndarray = part / np.where(whole == 0, 1, whole)
     return quotient
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """The share of images that were classified right, 0..1.
+    """The share of images in confusion, (K, K), that were classified right.
 
-    confusion: (K, K).
     Equation: eq-metrics-accuracy.
     """
     return float(ratio(np.trace(confusion), confusion.sum()))
@@ -50,22 +45,17 @@ def precision_recall_f1(
     """
     correct = np.diag(confusion)
     predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
-    return (
-        ratio(correct, predicted),
-        ratio(correct, actual),
-        ratio(2 * correct, predicted + actual),
-    )
+    precision, recall = ratio(correct, predicted), ratio(correct, actual)
+    return precision, recall, ratio(2 * correct, predicted + actual)
 
 
 def average_precision_recall_f1(
     confusion: np.ndarray, average: str
 ) -> tuple[float, float, float]:
-    """Precision, recall and F1 over all classes.
+    """Precision, recall and F1 over all classes of confusion, (K, K).
 
-    confusion: (K, K).
     average: 'macro', each class alike; 'weighted', by its number of images;
-        'micro', each image alike, so that all three equal the accuracy.
-        ValueError for another.
+        'micro', each image alike: all three are the accuracy. Else ValueError.
     """
     if average == "micro":
         return (accuracy(confusion),) * 3

@@ -2,19 +2,17 @@
 """A network is a list of layers; backward is the same list, reversed."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from cnn.layer import Layer
+from cnn.layer import Arrays, Layer
 
 
 class Sequential(Layer):
     """Layers applied one after the other: y = f_n(... f_2(f_1(x))).
 
-    layers: at least one, each once; ValueError otherwise. A Sequential
-        may be one of them. Arrays are named by place: "0.weight".
+    layers: at least one, each once, else ValueError; called "0", "1", ...
     Equation: eq-network-forward.
     """
 
@@ -50,15 +48,14 @@ class Sequential(Layer):
         first.backward_parameters(grad_output)
 
 
-def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(path: str | Path, arrays: Arrays) -> None:
     """Write arrays to an .npz file that is, at any moment, old or new whole.
 
     path: is written aside, as path + ".partial", flushed and renamed.
     arrays: by name, of any shapes; network.state_dict() of a network.
     OSError if the folder is not there or the disk is full.
     """
-    path = Path(path)
-    aside = path.with_name(path.name + ".partial")
+    aside = Path(f"{path}.partial")
     try:
         with open(aside, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)

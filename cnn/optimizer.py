@@ -1,8 +1,6 @@
 # Written by book/layers/optimizer.md. To keep edits: tangle.py --back.
 """Stochastic gradient descent, with momentum and weight decay."""
 
-import math
-
 import numpy as np
 
 from cnn.layer import Parameter
@@ -13,8 +11,7 @@ class SGD:
 
     parameters: what to move; each has its own v, which starts at zero.
     lr: at least 0. It may be changed between steps, as a schedule does.
-    momentum: at least 0 and below 1.
-    weight_decay: at least 0. ValueError where one is not so.
+    momentum, weight_decay: at least 0, momentum below 1; else ValueError.
     Equation: eq-optimizer-sgd.
     """
 
@@ -33,10 +30,8 @@ class SGD:
                 "weight_decay >= 0. Begin with lr=0.1, momentum=0 and "
                 "weight_decay=0, and change one at a time."
             )
-        self.parameters = parameters
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
+        self.parameters, self.lr = parameters, lr
+        self.momentum, self.weight_decay = momentum, weight_decay
         self.velocities = [np.zeros_like(p.value) for p in parameters]
 
     def step(self) -> None:
@@ -61,4 +56,4 @@ def cosine_schedule(lr: float, progress: float) -> float:
             f"progress is {progress}; expected 0..1, the share of all steps "
             "that is done. Divide the step by the number of steps."
         )
-    return lr / 2 * (1 + math.cos(math.pi * progress))
+    return lr / 2 * float(1 + np.cos(np.pi * progress))

@@ -7,9 +7,8 @@ from cnn.layer import Layer
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    """y = max(x, 0), entry by entry; nan stays nan.
+    """y = max(x, 0), entry by entry, x of any shape; nan stays nan.
 
-    x: any shape, which y has too.
     Equation: eq-relu-forward.
     """
     y: np.ndarray = np.maximum(x, 0)

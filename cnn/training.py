@@ -2,7 +2,7 @@
 """The training loop: epochs, history, checkpoints, early stopping."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +68,15 @@ def train_epoch(
     batch_size: int,
     rng: np.random.Generator,
     step: Step = train_step,
-    rates: Iterator[float] | None = None,
 ) -> tuple[float, float]:
     """One pass over the data; returns its mean loss and accuracy.
 
     network, optimizer: are changed, by step, which does as train_step does.
     dataset, batch_size, rng: the images, in batches whose order rng draws.
-    rates: the lr of each step; by default the optimizer's own.
     Equation: eq-training-mean.
     """
     loss_sum, correct = 0.0, 0
     for images, labels in minibatches(dataset, batch_size, rng):
-        if rates is not None:
-            optimizer.lr = next(rates)
         loss, step_correct = step(network, optimizer, images, labels)
         loss_sum += loss * len(labels)
         correct += step_correct
@@ -132,10 +128,7 @@ class EpochMetrics:
 
 
 class Checkpoint:
-    """All that the next epoch depends on, which a file can hold.
-
-    network, optimizer, rng: what training changes.
-    """
+    """All of network, optimizer and rng that the next epoch depends on."""
 
     def __init__(
         self, network: Layer, optimizer: SGD, rng: np.random.Generator
@@ -168,10 +161,7 @@ class Checkpoint:
         save_arrays(path, self.held() | {"state": np.array(json.dumps(state))})
 
     def load(self, path: str | Path) -> None:
-        """Bring back what save wrote to path.
-
-        ValueError, and nothing is changed, if it is damaged or does not fit.
-        """
+        """Bring back what path holds; ValueError, and no change, if unfit."""
         given = load_arrays(path)
         state = json.loads(str(given.pop("state", "{}")))
         copy_arrays(given, self.held(), path)
@@ -183,13 +173,6 @@ def epochs_since_best(history: list[EpochMetrics]) -> int:
     """How many epochs ago history has its lowest validation loss."""
     losses = [epoch.validation_loss for epoch in history]
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
-
-
-def learning_rates(lr: float, schedule: Schedule, bar: Any) -> Iterator[float]:
-    """lr, or what schedule makes of it, for each step that bar has left."""
-    for number in range(bar.n, bar.total):
-        bar.update()
-        yield schedule(lr, number / bar.total) if schedule else lr
 
 
 def train(
@@ -214,8 +197,7 @@ def train(
     schedule: lr of a step, from the first lr and the progress 0..1.
     patience: stop after so many epochs without a lower validation loss,
         and take the best epoch's state back.
-    checkpoint: a file, written after each epoch; if it is there already,
-        training goes on from it, to the same bits as without a break.
+    checkpoint: a file, written each epoch; if it is there, go on from it.
     step: does what train_step does, and is called as it is.
     ValueError if something is below 1, not finite, or does not fit.
     """
@@ -230,11 +212,18 @@ def train(
     history, steps = run.history, -(-len(training) // batch_size)
     done, total = len(history) * steps, epochs * steps
     bar: Any = tqdm(total=total, initial=done, disable=None)
-    lr, rates = optimizer.lr, learning_rates(optimizer.lr, schedule, bar)
+    lr, progress = optimizer.lr, (n / total for n in range(done, total))
+
+    def scheduled_step(*batch: Any) -> tuple[float, int]:
+        bar.update()
+        if schedule is not None:
+            optimizer.lr = schedule(lr, next(progress))
+        return step(*batch)
+
     try:
         while len(history) < epochs and epochs_since_best(history) < limit:
             achieved = train_epoch(
-                network, optimizer, training, batch_size, rng, step, rates
+                network, optimizer, training, batch_size, rng, scheduled_step
             )
             loss, accuracy = evaluate(network, validation)
             check_finite(loss, optimizer.lr)

@@ -14,13 +14,11 @@ Size = int | Pair
 def pair(size: Size, name: str, least: int) -> Pair:
     """(rows, columns) of a size that is one int or a pair of ints.
 
-    ValueError if size has a number that is not whole, or below least; the
-    message calls it name.
+    ValueError, which calls it name, if one is not whole or is below least.
     """
     both = size if isinstance(size, tuple) else (size, size)
-    if len(both) != 2 or not all(
-        isinstance(n, int | np.integer) and n >= least for n in both
-    ):
+    whole = all(isinstance(n, int | np.integer) for n in both)
+    if len(both) != 2 or not whole or min(both) < least:
         raise ValueError(
             f"{name} is {size!r}; expected an int or a pair of ints, each "
             f"at least {least}. Pass one number, or (rows, columns)."
@@ -52,10 +50,7 @@ def output_size(
 
 
 def to_chwn(x: np.ndarray) -> np.ndarray:
-    """The batch last: x as a contiguous block of shape (C, H, W, N).
-
-    x: images, (N, C, H, W); copied unless they lie in memory that way.
-    """
+    """x, (N, C, H, W), as a block (C, H, W, N); copied unless it is one."""
     return np.ascontiguousarray(x.transpose(1, 2, 3, 0))
 
 
@@ -65,11 +60,7 @@ def from_chwn(block: np.ndarray) -> np.ndarray:
 
 
 def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
-    """A block with a frame around its images.
-
-    block: (C, H, W, N) -> (C, H + 2p, W + 2p, N).
-    padding, value: the frame's width, and the number that fills it.
-    """
+    """A block, (C, H, W, N), in a frame padding wide that holds value."""
     rows, columns = pair(padding, "padding", 0)
     if rows == columns == 0:
         return block
@@ -83,8 +74,7 @@ def strided_slice(
     """The pixel at one place of every window, as a view of the block.
 
     block: (C, H, W, N), its frame included -> (C, H', W', N).
-    offset: (u, v), the place inside the window.
-    size, stride: (H', W'), and the steps from window to window.
+    offset: (u, v) in the window; size: (H', W'); stride: from one to the next.
     Equation: eq-windows-read.
     """
     (u, v), (rows, cols) = offset, size

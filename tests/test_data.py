@@ -21,7 +21,6 @@ from cnn.data import (
     Dataset,
     data_root,
     download,
-    is_on_disk,
     load_dataset,
     mean_and_std,
     minibatches,
@@ -58,6 +57,11 @@ def write_mnist(
         arrays[file] = rng.integers(0, top, shape).astype(np.uint8)
         (raw / file).write_bytes(idx(arrays[file]))
     return arrays
+
+
+def is_on_disk(name: str, root: Path) -> bool:
+    raw = root / data.FOLDERS[name] / "raw"
+    return all((raw / file).is_file() for file in FILES)
 
 
 def files_under(root: Path) -> list[Path]:

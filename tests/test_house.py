@@ -182,7 +182,6 @@ def test_the_ground_floor_is_small() -> None:
     assert len(GROUND) <= 14, "A layer more is a chapter of Beyond."
 
 
-@pytest.mark.xfail(strict=True, reason="not yet")
 def test_the_ground_floor_has_few_lines() -> None:
     total = sum(map(lines, GROUND))
     assert total <= 1600, f"{total} lines; what is for speed goes upstairs."

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import threadpool_limits
 
-from cnn.convolution import Conv2d, check_images
-from cnn.layer import Layer
+from cnn.convolution import Conv2d
+from cnn.layer import Layer, check_batch
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu
@@ -130,7 +130,7 @@ class ConvReLUPool(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         conv, pool, weight = self.conv, self.pool, self.conv.weight.value
-        check_images(x, weight)
+        check_batch(x, "(N, C, H, W)", "conv2d", weight)
         kernel, (tall, wide) = weight.shape[2:], pool.kernel_size
         (down, right), around = pool.stride, pool.padding
         size = output_size(x.shape[2:], kernel, conv.stride, conv.padding)
