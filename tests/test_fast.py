@@ -314,12 +314,13 @@ def test_predict_is_the_prediction_of_the_network(make, n):
     shape = (1, 12, 12) if make is build else (2, 9, 9)
     x = np.random.default_rng(0).standard_normal((n, *shape))
     expected = cnn.predict(network, x)
+    fused = fuse_layers(network).eval()
     for threads, at_once in ((1, 100), (2, 3), (3, 1)):
-        logits = predict(network, x, threads, at_once)
+        logits = predict(fused, x, threads, at_once)
         assert np.allclose(logits, expected, 1e-12, 1e-12)
     assert all(layer.training for layer in network.modules())
     with pytest.raises(ValueError, match="N at least 1"):
-        predict(network, x[:0])
+        predict(fused, x[:0])
 
 
 def test_keep_freed_memory_says_whether_it_could():

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from multiprocessing import Pipe
 from multiprocessing.shared_memory import SharedMemory
@@ -56,6 +57,7 @@ def test_the_end_of_the_other_process_is_an_error():
 class OddError(Exception):
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
+        self.lock = threading.Lock()  # which no process can send to another
 
 
 @pytest.mark.parametrize("message", [{"n": 3}, ValueError("seven")])

@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from cnn.convolution import Conv2d
 from cnn.layer import Layer, check_batch
@@ -223,9 +223,8 @@ def fuse_layers(network: Layer) -> Layer:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that its arrays free, for the next.
 
-    The C library of Linux (glibc) otherwise gives it back to the system,
-    which clears every page before it hands it out again, in every step.
-    Returns whether there was such a library to tell.
+    The C library of Linux, glibc, otherwise gives it to the system, which
+    clears every page before its next use. False if there is no glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -234,16 +233,19 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(-1, 2**30) and mallopt(-3, 2**25))  # see malloc.h
 
 
+# The library that multiplies; to look for it takes longer than some steps.
+BLAS = ThreadpoolController().select(user_api="blas")
+
+
 def predict(
     network: Layer, images: np.ndarray, threads: int = 2, at_once: int = 32
 ) -> np.ndarray:
     """What cnn.predict gives, a few images at a time, on some threads.
 
-    network: a fused copy of it computes. images: (N, C, H, W), N at least 1.
+    network: fused, and in eval(). images: (N, C, H, W), N at least 1.
     threads, at_once: how many; how many images each takes at most at a time.
     """
-    network = fuse_layers(network).eval()
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        size = max(1, min(at_once, -(-len(images) // threads)))
-        parts = np.split(images, range(size, len(images), size))
+    size = max(1, min(at_once, -(-len(images) // threads)))
+    parts = np.split(images, range(size, len(images), size))
+    with BLAS.limit(limits=1), ThreadPoolExecutor(threads) as pool:
         return np.concatenate(list(pool.map(network.forward, parts)))

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnn.back import processes
-from cnn.beyond.fast import fuse_layers, keep_freed_memory
+from cnn.beyond.fast import BLAS, fuse_layers, keep_freed_memory
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.optimizer import SGD
 from cnn.training import check_finite, check_positive, partial_step
@@ -121,15 +121,12 @@ class ParallelStep:
     def __init__(
         self, network: Layer, *, workers: int, microbatch_size: int = 48
     ) -> None:
-        from threadpoolctl import ThreadpoolController
-
         check_positive(workers=workers, microbatch_size=microbatch_size)
         self.network, self.parameters = network, network.parameters()
         self.arrays = list(network.named_arrays().values())
         self.workers, self.microbatch_size = workers, microbatch_size
         self.kind: Any = None
         self.shared: dict[str, np.ndarray] = {}
-        self.blas = ThreadpoolController().select(user_api="blas")
         self.running = ExitStack()
         self.close = weakref.finalize(self, self.running.close)
 
@@ -226,7 +223,7 @@ class ParallelStep:
         try:
             self.start(images, labels)
             self.submit(images, labels)
-            with self.blas.limit(limits=1):
+            with BLAS.limit(limits=1):
                 answer = self.worker.work(images, labels)
             loss, correct, gradient = self.gather(answer)
         except (EOFError, ConnectionError) as error:
