@@ -197,12 +197,12 @@ def test_forward_is_its_definition(case):
 
 def test_the_pencil_example_and_that_no_kernel_is_flipped():
     x = np.array([1.0, 2, 0, -1, 3]).reshape(1, 1, 1, 5)
-    weight = np.array([1.0, 0, -1]).reshape(1, 1, 1, 3)
+    weight = np.array([1.0, 2, -1]).reshape(1, 1, 1, 3)
     y = conv2d(x, weight, np.zeros(1))
-    assert y.ravel().tolist() == [1, 3, -3]
+    assert y.ravel().tolist() == [5, 3, -5]
     grad_output = np.array([1.0, 2, 3]).reshape(y.shape)
     grad_x, grad_w, grad_b = conv2d_backward(grad_output, x, weight)
-    assert grad_x.ravel().tolist() == [1, 2, 2, -2, -3]
+    assert grad_x.ravel().tolist() == [1, 4, 6, 4, -3]
     assert grad_w.ravel().tolist() == [5, -1, 7]
     assert grad_b.tolist() == [6]
 
