@@ -61,8 +61,7 @@ def windows_in_combs(
     """
     (height, width), (down, right), (rows, teeth) = kernel, stride, size
     channels, length, _, n = block.shape
-    shape = combs[0], length, channels, width, teeth, n
-    slabs = np.empty(shape, block.dtype)
+    slabs = np.empty((combs[0], length, channels, width, teeth, n), block.dtype)
     for c, v in np.ndindex(combs[0], width):
         pixels = block[:, :, right * c + v :: right * combs[1]][:, :, :teeth]
         slabs[c, :, :, v, : pixels.shape[2]] = pixels.swapaxes(0, 1)
