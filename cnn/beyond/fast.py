@@ -60,8 +60,8 @@ def windows_in_combs(
     Equation: eq-fast-slabs, eq-fast-combs.
     """
     (height, width), (down, right), (rows, teeth) = kernel, stride, size
-    channels, length, _, n = block.shape
-    slabs = np.empty((combs[0], length, channels, width, teeth, n), block.dtype)
+    channels, lines, _, n = block.shape
+    slabs = np.empty((combs[0], lines, channels, width, teeth, n), block.dtype)
     for c, v in np.ndindex(combs[0], width):
         pixels = block[:, :, right * c + v :: right * combs[1]][:, :, :teeth]
         slabs[c, :, :, v, : pixels.shape[2]] = pixels.swapaxes(0, 1)
