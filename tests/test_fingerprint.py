@@ -502,3 +502,9 @@ def test_the_name_behind_the_dot_is_followed():
 def test_a_module_that_is_used_as_a_whole_is_refused(source):
     with pytest.raises(ValueError, match=r"uses all of cnn.*as in cnn\.relu"):
         of(source)
+
+
+@pytest.mark.parametrize("name", cnn.__all__)
+def test_all_that_the_package_offers_can_be_followed(name):
+    """An experiment may use any of it; no global of it stands in the way."""
+    assert len(fingerprint([getattr(cnn, name)], "page")) == 32

@@ -4,7 +4,7 @@
 import copy
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -220,11 +220,7 @@ def fuse_layers(network: Layer) -> Layer:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that its arrays free, for the next.
-
-    The C library of Linux, glibc, otherwise gives it to the system, which
-    clears every page before its next use. False if there is no glibc.
-    """
+    """Keep memory that arrays free for the next ones; False without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -232,8 +228,10 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(-1, 2**30) and mallopt(-3, 2**25))  # see malloc.h
 
 
-# The library that multiplies; to look for it takes longer than some steps.
-BLAS = ThreadpoolController().select(user_api="blas")
+@cache
+def blas() -> ThreadpoolController:
+    """The library that multiplies; to look for it anew would take time."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def predict(
@@ -246,5 +244,5 @@ def predict(
     """
     size = min(at_once, max(64, -(-len(images) // threads)))
     parts = np.split(images, range(size, len(images), size))
-    with BLAS.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+    with blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
         return np.concatenate(list(pool.map(network.forward, parts)))

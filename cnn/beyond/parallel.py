@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cnn.back import processes
-from cnn.beyond.fast import BLAS, fuse_layers, keep_freed_memory
+from cnn.beyond.fast import blas, fuse_layers, keep_freed_memory
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.optimizer import SGD
 from cnn.training import check_finite, check_positive, partial_step
@@ -223,7 +223,7 @@ class ParallelStep:
         try:
             self.start(images, labels)
             self.submit(images, labels)
-            with BLAS.limit(limits=1):
+            with blas().limit(limits=1):
                 answer = self.worker.work(images, labels)
             loss, correct, gradient = self.gather(answer)
         except (EOFError, ConnectionError) as error:
