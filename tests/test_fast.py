@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import to_torch, two_convolutions
+from toys import to_torch, two_convolutions, two_poolings
 
 import cnn
 from cnn.beyond.fast import (
@@ -24,21 +24,6 @@ from cnn.beyond.fast import (
 )
 from cnn.convolution import conv2d_grad_input
 from cnn.windows import im2col, output_size, pad, to_chwn
-
-
-def build(seed: int = 0) -> cnn.Sequential:
-    """(N, 1, 12, 12) -> (N, 5): two convolutions, each pooled its own way."""
-    rng = np.random.default_rng(seed)
-    return cnn.Sequential(
-        cnn.Conv2d(1, 3, 3, rng=rng),
-        cnn.ReLU(),
-        cnn.MaxPool2d(2),
-        cnn.Conv2d(3, 4, 2, rng=rng),
-        cnn.ReLU(),
-        cnn.MaxPool2d(3, 1),
-        cnn.Flatten(),
-        cnn.Linear(4 * 2 * 2, 5, rng=rng),
-    ).to(np.float64)
 
 
 def batch(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +149,7 @@ def test_a_large_window_has_more_places_than_a_byte_counts():
 
 
 def test_while_it_evaluates_it_gives_the_same_and_keeps_nothing():
-    network, (x, _) = fuse_layers(build()), batch(5)
+    network, (x, _) = fuse_layers(two_poolings()), batch(5)
     y = network.forward(x)
     fused = [m for m in network.modules() if isinstance(m, ConvReLUPool)]
     other = fuse_layers(network).eval()  # a copy has no forward behind it
@@ -263,7 +248,7 @@ def test_a_place_that_wins_in_two_windows_gets_both_gradients():
 
 
 def test_the_fused_network_computes_the_same_and_leaves_the_original():
-    network, (x, labels) = build(), batch(7)
+    network, (x, labels) = two_poolings(), batch(7)
     before = [type(layer) for layer in network.layers]
     other = fuse_layers(network)
     assert [type(layer) for layer in network.layers] == before
@@ -279,7 +264,7 @@ def test_the_fused_network_computes_the_same_and_leaves_the_original():
 
 
 def test_what_a_forward_kept_is_not_copied():
-    network, (x, _) = build(), batch(3)
+    network, (x, _) = two_poolings(), batch(3)
     y = network.forward(x)
     other = fuse_layers(network)
     assert all(layer._saved is None for layer in other.modules())
@@ -307,11 +292,11 @@ def test_only_the_three_in_a_row_are_fused_and_nothing_derived_from_them():
     assert type(fuse_layers(conv)) is cnn.Conv2d
 
 
-@pytest.mark.parametrize("make", [build, two_convolutions])
+@pytest.mark.parametrize("make", [two_poolings, two_convolutions])
 @pytest.mark.parametrize("n", [1, 2, 13])
 def test_predict_is_the_prediction_of_the_network(make, n):
     network = make()
-    shape = (1, 12, 12) if make is build else (2, 9, 9)
+    shape = (1, 12, 12) if make is two_poolings else (2, 9, 9)
     x = np.random.default_rng(0).standard_normal((n, *shape))
     expected = cnn.predict(network, x)
     fused = fuse_layers(network).eval()

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from toys import to_torch
+from toys import to_torch, two_poolings
 
 import cnn
 from cnn.beyond.parallel import (
@@ -24,21 +24,6 @@ from cnn.beyond.parallel import (
     parameters_to_vector,
     vector_to_parameters,
 )
-
-
-def build(seed: int = 0) -> cnn.Sequential:
-    """Two convolutions, with all that the fast step rearranges."""
-    rng = np.random.default_rng(seed)
-    return cnn.Sequential(
-        cnn.Conv2d(1, 3, 3, rng=rng),
-        cnn.ReLU(),
-        cnn.MaxPool2d(2),
-        cnn.Conv2d(3, 4, 2, rng=rng),
-        cnn.ReLU(),
-        cnn.MaxPool2d(3, 1),
-        cnn.Flatten(),
-        cnn.Linear(4 * 2 * 2, 5, rng=rng),
-    ).to(np.float64)
 
 
 class Mean(cnn.Layer):
@@ -89,15 +74,15 @@ def test_parts_are_the_batch_each_image_once_and_nearly_equal(n, workers):
 
 
 def test_vector_to_parameters_is_the_inverse_of_parameters_to_vector():
-    parameters = build().parameters()
-    for p, value in vector_to_parameters(values(build()), parameters):
+    parameters = two_poolings().parameters()
+    for p, value in vector_to_parameters(values(two_poolings()), parameters):
         assert np.array_equal(p.value, value)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("n", [2, 25])
 def test_the_gradient_and_the_update_are_those_of_train_step(workers, n):
-    network, (x, labels) = build(), batch(n)
+    network, (x, labels) = two_poolings(), batch(n)
     twin = copy.deepcopy(network)
     first, second = (
         cnn.SGD(net.parameters(), 0.1, 0.9, 0.01) for net in (network, twin)
@@ -113,7 +98,7 @@ def test_the_gradient_and_the_update_are_those_of_train_step(workers, n):
 
 
 def test_ten_steps_stay_beside_pytorch():
-    network, (x, labels) = build(), batch(24)
+    network, (x, labels) = two_poolings(), batch(24)
     theirs = to_torch(network)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.05, 0.9)
     sgd = cnn.SGD(network.parameters(), 0.05, 0.9)
@@ -136,7 +121,7 @@ def test_ten_steps_stay_beside_pytorch():
 def test_the_same_number_of_workers_gives_the_same_bits():
     results = []
     for _ in range(2):
-        network, (x, labels) = build().to(np.float32), batch(40)
+        network, (x, labels) = two_poolings().to(np.float32), batch(40)
         sgd = cnn.SGD(network.parameters(), 0.1)
         with ParallelStep(network, workers=2, microbatch_size=8) as step:
             for _ in range(3):
@@ -168,7 +153,7 @@ def test_batches_may_change_in_size_dtype_and_image_size():
 
 
 def test_it_sees_weights_that_the_caller_replaced():
-    network, (x, labels) = build(), batch(9)
+    network, (x, labels) = two_poolings(), batch(9)
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2) as step:
         step(network, sgd, x, labels)
@@ -180,7 +165,7 @@ def test_it_sees_weights_that_the_caller_replaced():
 
 
 def test_it_takes_its_place_in_train():
-    network = build().to(np.float32)
+    network = two_poolings().to(np.float32)
     x, labels = batch(60)
     data = cnn.Dataset(
         "random", x.astype(np.float32), labels, tuple("abcde"), 0, 1
@@ -202,7 +187,7 @@ def test_it_takes_its_place_in_train():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_loss_that_is_not_finite_raises_before_any_update(workers):
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     before = values(network)
     with ParallelStep(network, workers=workers) as step:
@@ -223,7 +208,7 @@ def test_a_loss_that_is_not_finite_raises_before_any_update(workers):
 def test_an_error_of_a_worker_reaches_the_caller_and_the_next_step_works(
     place,
 ):
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     before = values(network)
     with ParallelStep(network, workers=2) as step:
@@ -233,14 +218,14 @@ def test_an_error_of_a_worker_reaches_the_caller_and_the_next_step_works(
             step(network, sgd, x, wrong)
         assert np.array_equal(values(network), before)
         loss, _ = step(network, sgd, x, labels)
-    expected = build()
+    expected = two_poolings()
     assert loss == pytest.approx(
         cnn.cross_entropy(expected.forward(x), labels)
     )
 
 
 def test_what_it_refuses():
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     with pytest.raises(ValueError, match="workers is 0"):
         ParallelStep(network, workers=0)
@@ -248,7 +233,7 @@ def test_what_it_refuses():
         ParallelStep(network, workers=1, microbatch_size=0)
     with ParallelStep(network, workers=1) as step:
         with pytest.raises(ValueError, match="another network"):
-            step(build(), sgd, x, labels)
+            step(two_poolings(), sgd, x, labels)
         with pytest.raises(ValueError, match="images is 0"):
             step(network, sgd, x[:0], labels[:0])
         with pytest.raises(ValueError, match="8 images and 7 labels"):
@@ -275,7 +260,7 @@ def freed(name: str) -> bool:
 
 
 def test_close_ends_the_workers_and_removes_their_memory():
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     step = ParallelStep(network, workers=3)
     step(network, sgd, x, labels)
@@ -289,7 +274,7 @@ def test_close_ends_the_workers_and_removes_their_memory():
 
 
 def test_a_dead_worker_is_reported_and_the_others_are_ended():
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
     with ParallelStep(network, workers=3) as step:
         step(network, sgd, x, labels)
@@ -304,7 +289,7 @@ def test_a_dead_worker_is_reported_and_the_others_are_ended():
 
 
 def test_ctrl_c_is_for_the_caller():
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2) as step:
         first = step(network, sgd, x, labels)
@@ -314,7 +299,7 @@ def test_ctrl_c_is_for_the_caller():
 
 
 def test_an_interrupted_step_leaves_no_half_read_answer(monkeypatch):
-    network, (x, labels) = build(), batch(8)
+    network, (x, labels) = two_poolings(), batch(8)
     sgd = cnn.SGD(network.parameters(), 0.1)
 
     def interrupted(*_):
@@ -390,7 +375,7 @@ def test_workers_end_when_their_caller_is_killed(tmp_path):
 
 
 def test_more_workers_than_images():
-    network, (x, labels) = build(), batch(3)
+    network, (x, labels) = two_poolings(), batch(3)
     twin = copy.deepcopy(network)
     first, second = (cnn.SGD(n.parameters(), 0.1) for n in (network, twin))
     with ParallelStep(network, workers=5) as step:
@@ -424,7 +409,7 @@ class Centre(cnn.Layer):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_buffers_come_back_from_the_callers_part_and_go_to_all(in_place):
     (x, labels), centre = batch(8), Centre(in_place)
-    network = cnn.Sequential(centre, *build().layers)
+    network = cnn.Sequential(centre, *two_poolings().layers)
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2, microbatch_size=8) as step:
         step(network, sgd, x, labels)

@@ -46,6 +46,21 @@ def two_convolutions(seed: int = 0) -> Sequential:
     ).to(np.float64)
 
 
+def two_poolings(seed: int = 0) -> Sequential:
+    """(N, 1, 12, 12) -> (N, 5): two convolutions, each pooled its own way."""
+    rng = np.random.default_rng(seed)
+    return Sequential(
+        Conv2d(1, 3, 3, rng=rng),
+        ReLU(),
+        MaxPool2d(2),
+        Conv2d(3, 4, 2, rng=rng),
+        ReLU(),
+        MaxPool2d(3, 1),
+        Flatten(),
+        Linear(4 * 2 * 2, 5, rng=rng),
+    ).to(np.float64)
+
+
 def one_of_each() -> Sequential:
     """(N, 2, 6, 6) -> (N, 3), in float32: each layer once."""
     rng = np.random.default_rng(0)
