@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cnn.convolution import Conv2d, conv2d, conv2d_backward
-from cnn.data import Dataset, load_dataset, minibatches
+from cnn.data import Dataset, minibatches
 from cnn.gradient_check import (
     check_gradients,
     numerical_gradient,
@@ -34,6 +34,7 @@ from cnn.training import EpochMetrics, evaluate, predict, train, train_step
 
 
 if TYPE_CHECKING:
+    from cnn.back.files import load_dataset
     from cnn.beyond.augmentation import distort
     from cnn.beyond.averaging import ExponentialMovingAverage
     from cnn.beyond.fast import keep_freed_memory
@@ -49,6 +50,7 @@ UPSTAIRS = {
     "ParallelStep": "cnn.beyond.parallel",
     "distort": "cnn.beyond.augmentation",
     "keep_freed_memory": "cnn.beyond.fast",
+    "load_dataset": "cnn.back.files",
     "open_workers": "cnn.beyond.workers",
     "run_experiment": "cnn.experiments.experiment",
 }

@@ -206,7 +206,7 @@ ANSWER = 42
 ```
 
 ```{code-cell} python
-:tangle: cnn/data.py
+:tangle: cnn/back/files.py
 
 import os
 

@@ -21,7 +21,9 @@ def settle_dataset(app: Sphinx, config: Config) -> None:
             # Cells run in their page's folder; the path was given from here.
             path = Path(os.environ[name]).expanduser().absolute()
             os.environ[name] = str(path)
-    from cnn.data import resolve_dataset  # of this checkout: see book_package
+    from cnn.back.files import (
+        resolve_dataset,
+    )  # of this checkout: see book_package
 
     name = resolve_dataset()
     os.environ["CNN_DATASET"] = name
