@@ -242,6 +242,8 @@ def predict(
     network: fused, and in eval(). images: (N, C, H, W), N at least 1.
     threads, at_once: how many; how many images each takes at most at a time.
     """
+    if len(images) <= 64:  # done before a thread has started
+        return network.forward(images)
     size = min(at_once, max(64, -(-len(images) // threads)))
     parts = np.split(images, range(size, len(images), size))
     with blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
