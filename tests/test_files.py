@@ -1,12 +1,20 @@
 """Where images come from: the download, its files, the name, three splits."""
 
+import errno
+import gzip
+import itertools
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 import warnings
+import zlib
+from collections.abc import Callable
 from http.client import IncompleteRead
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import numpy as np
@@ -16,6 +24,7 @@ from conftest import in_order
 from cnn.back import files
 from cnn.back.files import (
     FILES,
+    FOLDERS,
     data_root,
     download,
     load_dataset,
@@ -54,7 +63,7 @@ def write_mnist(
 
 
 def is_on_disk(name: str, root: Path) -> bool:
-    raw = root / files.FOLDERS[name] / "raw"
+    raw = root / FOLDERS[name] / "raw"
     return all((raw / file).is_file() for file in FILES)
 
 
@@ -119,40 +128,180 @@ def test_fashion_mnist_has_its_own_folder_and_names(tmp_path, few_validate):
     assert not is_on_disk("mnist", tmp_path)
 
 
+# What is found in the place of a file: how it is made from the right content,
+# and what the error says of it.
+PAGE = b"\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n" * 99
+HARMS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda whole: b"", "damaged, cut short"),
+    "cut in its first number": (lambda whole: whole[:3], "damaged, cut short"),
+    "cut in its header": (lambda whole: whole[:6], "damaged, cut short"),
+    "cut behind its header": (lambda whole: whole[:8], "damaged, cut short"),
+    "cut in the middle": (lambda whole: whole[:100], "damaged, cut short"),
+    "cut by a byte": (lambda whole: whole[:-1], "damaged, cut short"),
+    "a byte too much": (lambda whole: whole + b"\0", "damaged, cut short"),
+    "a web page": (lambda whole: PAGE, "a web page"),
+    "still packed": (gzip.compress, r"still packed, a \.gz file"),
+    "an archive": (lambda whole: b"PK\3\4" + whole, r"packed, a \.zip file"),
+    "of shorts": (lambda whole: whole[:2] + b"\x0b" + whole[3:], "damaged"),
+    "a sentence": (lambda whole: b"see the other folder", "damaged"),
+}
+
+
+def read(name: str, root: Path) -> list[np.ndarray]:
+    """The four arrays of a data set."""
+    return [array for pair in read_pixels(name, root) for array in pair]
+
+
+def whole_again(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the error advises: delete the folder, and load again."""
+    shutil.rmtree(root / FOLDERS[name] / "raw")
+    expected: list[np.ndarray] = []
+
+    def download(dataset) -> None:
+        arrays = write_mnist(Path(dataset.root), FOLDERS[name])
+        expected.extend(arrays.values())
+
+    monkeypatch.setattr(DOWNLOAD, download)
+    for got, array in zip(read(name, root), expected, strict=True):
+        assert np.array_equal(got, array)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("length", [0, 3, 6, 8, 100, -1])
-def test_truncated_file_is_refused(tmp_path, file, length):
-    write_mnist(tmp_path, train=200, test=200)
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_file_of_other_content_is_named(
+    tmp_path, monkeypatch, name, file, harm
+):
+    arrays = write_mnist(tmp_path, FOLDERS[name], train=200, test=200)
+    path = tmp_path / FOLDERS[name] / "raw" / file
+    make, what = HARMS[harm]
+    whole = path.read_bytes()
+    content = make(whole)
+    path.write_bytes(content)
+    kind = "images" if "images" in file else "labels"
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path} is ") + f".*{what}"
+    ) as error:
+        read_pixels(name, tmp_path)
+    said = str(error.value)
+    assert f"It begins with {content[:24]!r}" in said
+    assert f"Expected the {kind}, unpacked" in said
+    assert path.read_bytes() == content  # nothing is lost
+    assert "Put the right file there, or delete its folder" in said
+    path.write_bytes(whole)
+    assert np.array_equal(
+        read(name, tmp_path)[FILES.index(file)], arrays[file]
+    )
+    whole_again(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_byte_of_a_header_changes_unseen(tmp_path, file):
+    write_mnist(tmp_path)
     path = tmp_path / "MNIST" / "raw" / file
     whole = path.read_bytes()
-    path.write_bytes(whole[:length])
-    with pytest.raises(
-        ValueError,
-        match=in_order(
-            *(path.parent, "damaged or truncated"),
-            *("Expected the files of mnist", "Delete that folder and load"),
-        ),
-    ):
-        read_pixels("mnist", tmp_path)
-    assert path.read_bytes() == whole[:length]  # nothing is lost
+    for place in range(16 if "images" in file else 8):
+        for bit in range(8):
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=re.escape(f"{path} is ")):
+                read_pixels("mnist", tmp_path)
 
 
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(FILES, 2)])
+def test_two_files_that_are_swapped_are_noticed(
+    tmp_path, monkeypatch, name, one, other
+):
+    write_mnist(tmp_path, FOLDERS[name])
+    raw = tmp_path / FOLDERS[name] / "raw"
+    (raw / one).rename(raw / "aside")
+    (raw / other).rename(raw / one)
+    (raw / "aside").rename(raw / other)
+    # The images of the training set for those of the test set: too many.
+    named = str(raw) if one[-12:] == other[-12:] else str(raw / one)
+    with pytest.raises(ValueError, match=re.escape(named)) as error:
+        read_pixels(name, tmp_path)
+    assert "folder and load again" in str(error.value)
+    whole_again(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize(
-    "content", [b"<html>404</html>" * 50, bytes([0, 0, 10, 3]) * 60]
+    ("file", "array", "says"),
+    [
+        (0, np.zeros((39, 28, 28)), r"\(39, 28, 28\), 40 labels"),
+        (1, np.zeros(39), r"\(40, 28, 28\), 39 labels"),
+        (1, np.full(40, 10), "40 labels up to 10"),
+        (2, np.zeros((10, 14, 14)), r"\(10, 14, 14\), 10 labels"),
+        (3, np.full(10, 255), "10 labels up to 255"),
+    ],
 )
-def test_file_of_another_kind_is_refused(tmp_path, content):
-    write_mnist(tmp_path)
-    (tmp_path / "MNIST" / "raw" / FILES[0]).write_bytes(content)
-    with pytest.raises(ValueError, match="damaged or truncated"):
-        read_pixels("mnist", tmp_path)
+def test_files_that_do_not_belong_together_are_refused(
+    tmp_path, monkeypatch, name, file, array, says
+):
+    write_mnist(tmp_path, FOLDERS[name])
+    path = tmp_path / FOLDERS[name] / "raw" / FILES[file]
+    path.write_bytes(idx(array.astype(np.uint8)))
+    with pytest.raises(ValueError, match=f"do not belong together.*{says}"):
+        read_pixels(name, tmp_path)
+    whole_again(name, tmp_path, monkeypatch)
 
 
-def test_files_that_do_not_fit_together_are_refused(tmp_path):
-    write_mnist(tmp_path)
-    path = tmp_path / "MNIST" / "raw" / FILES[1]
-    path.write_bytes(idx(np.zeros(39, np.uint8)))
-    with pytest.raises(ValueError, match="40 images, 39 labels"):
-        read_pixels("mnist", tmp_path)
+# What people have in the folder under another name, and how it is mended.
+def unpack(there: Path, path: Path) -> None:
+    path.write_bytes(gzip.decompress(there.read_bytes()))
+
+
+OTHER_NAMES: dict[str, tuple[Callable[[str], str], Any]] = {
+    "a dot": (lambda file: file.replace("-idx", ".idx"), Path.rename),
+    "an ending": (lambda file: f"{file}.bin", Path.rename),
+    "packed": (lambda file: f"{file}.gz", unpack),
+    "a folder": (lambda file: f"{file}.d/{file}", Path.rename),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("wrong", [(file,) for file in FILES] + [FILES])
+@pytest.mark.parametrize("how", OTHER_NAMES)
+def test_a_file_of_another_name_is_named_and_so_is_the_missing_one(
+    tmp_path, monkeypatch, name, wrong, how
+):
+    arrays = write_mnist(tmp_path, FOLDERS[name])
+    raw = tmp_path / FOLDERS[name] / "raw"
+    other, mend = OTHER_NAMES[how]
+    for file in wrong:
+        there = raw / other(file)
+        there.parent.mkdir(exist_ok=True)
+        if how == "packed":
+            there.write_bytes(gzip.compress((raw / file).read_bytes()))
+            (raw / file).unlink()
+        else:
+            (raw / file).rename(there)
+    monkeypatch.setattr(DOWNLOAD, refused)
+    before = files_under(tmp_path)
+    with pytest.raises(ValueError, match="could not be downloaded") as error:
+        load_dataset(name, tmp_path)
+    said = str(error.value)
+    missing, there = said.split("Missing: ")[1].split(". There: ")
+    assert missing.split(", ") == list(wrong)
+    assert all(other(file).split("/")[0] in there for file in wrong)
+    assert "rename or unpack what fits" in there
+    assert files_under(tmp_path) == before
+    for file in wrong:
+        mend(raw / other(file), raw / file)
+    for got, array in zip(read(name, tmp_path), arrays.values(), strict=True):
+        assert np.array_equal(got, array)
+
+
+def test_nothing_there_is_not_to_be_renamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(DOWNLOAD, refused)
+    with pytest.raises(ValueError, match=r"idx1-ubyte\. Put there") as error:
+        download("mnist", tmp_path)
+    assert "rename" not in str(error.value)
 
 
 def test_too_few_images_to_lay_some_aside(tmp_path):
@@ -183,16 +332,28 @@ def three_files_only(dataset) -> None:
     Path(dataset.raw_folder, FILES[3]).unlink()
 
 
+def broken_reply(dataset) -> None:
+    raise zlib.error("Error -3 while decompressing data")
+
+
+def no_disk(dataset) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize(
-    "failure", [refused, every_mirror_failed, cut_off, three_files_only]
+    "failure",
+    [
+        *(refused, every_mirror_failed, cut_off, three_files_only),
+        *(broken_reply, no_disk),
+    ],
 )
 def test_failed_download_leaves_nothing(tmp_path, monkeypatch, failure):
     monkeypatch.setattr(DOWNLOAD, failure)
     with pytest.raises(
         ValueError,
         match=in_order(
-            *("could not be downloaded", tmp_path / "MNIST" / "raw"),
-            *("Expected its four files", "set CNN_DATA", "'digits'"),
+            *("could not be downloaded", "Expected its four files"),
+            *(tmp_path / "MNIST" / "raw", "set CNN_DATA", "'digits'"),
         ),
     ):
         load_dataset("mnist", tmp_path)
@@ -300,10 +461,75 @@ def test_download_waits_only_so_long(tmp_path, monkeypatch):
     assert socket.getdefaulttimeout() == before
 
 
-def test_no_torchvision_is_a_failed_download(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ValueError, match="could not be downloaded"):
-        download("mnist", tmp_path)
+# A library that is missing or broken.
+
+
+def break_library(
+    monkeypatch: pytest.MonkeyPatch, library: str, error: Exception
+) -> None:
+    """From now on, importing a library raises an error."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name.partition(".")[0] == library:
+                raise error
+
+    for module in [*sys.modules]:
+        if module.partition(".")[0] == library:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+
+
+BROKEN = [
+    ModuleNotFoundError("No module named 'torchvision'"),
+    ImportError("cannot import name 'x'"),
+    RuntimeError("operator torchvision::nms does not exist"),
+    OSError("libcudart.so: cannot open shared object file"),
+    AttributeError("partially initialized module 'torchvision'"),
+    ValueError("numpy.dtype size changed"),
+    SyntaxError("invalid syntax"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    ("name", "library", "other"),
+    [
+        ("mnist", "torchvision", "digits"),
+        ("fashion-mnist", "torchvision", "digits"),
+        ("digits", "sklearn", "mnist"),
+    ],
+)
+def test_a_missing_or_broken_library_is_named(
+    tmp_path, monkeypatch, few_validate, error, name, library, other
+):
+    for folder in FOLDERS.values():
+        write_mnist(tmp_path, folder)  # the files are there
+    break_library(monkeypatch, library, error)
+    for function in (load_dataset, read_pixels):
+        with pytest.raises(
+            ValueError, match=rf"{library}.*cannot be imported.*Install"
+        ) as caught:
+            function(name, tmp_path)
+        assert repr(error) in str(caught.value)
+        assert f"'{other}'" in str(caught.value) or other == "mnist"
+    assert load_dataset(other, tmp_path)[0].name == other
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("error", BROKEN, ids=lambda e: type(e).__name__)
+def test_auto_takes_the_digits_where_torchvision_is_broken(
+    tmp_path, monkeypatch, error, there
+):
+    if there:
+        write_mnist(tmp_path)
+    break_library(monkeypatch, "torchvision", error)
+    with pytest.warns(UserWarning, match="using 'digits' instead") as caught:
+        train, _, _ = load_dataset("auto", tmp_path)
+    assert train.name == "digits"
+    assert len(caught) == 1
+    assert repr(error) in str(caught[0].message)
 
 
 # The name.
@@ -361,6 +587,21 @@ def test_environment_chooses_for_auto_alone(tmp_path, monkeypatch):
     assert resolve_dataset("mnist", tmp_path) == "mnist"
     monkeypatch.setenv("CNN_DATASET", "")
     assert resolve_dataset("auto", tmp_path) == "mnist"
+
+
+@pytest.mark.parametrize("root", [3, b"folder", ["folder"], "~nobody9/x"])
+def test_a_root_that_is_no_path(root):
+    with pytest.raises(
+        ValueError, match=r"Expected a path.*CNN_DATA"
+    ) as error:
+        load_dataset("mnist", root)
+    assert repr(root) in str(error.value)
+
+
+@pytest.mark.parametrize("name", [None, 3, "", ["mnist"], "MNIST"])
+def test_a_name_of_another_kind(name):
+    with pytest.raises(ValueError, match=r"unknown data set.*expected 'auto'"):
+        load_dataset(name)
 
 
 def test_root_is_argument_then_environment_then_cache(monkeypatch):
