@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from toys import to_torch, two_poolings
+from toys import Centre, Mean, to_torch, two_poolings
 
 import cnn
 from cnn.beyond.parallel import (
@@ -24,20 +24,6 @@ from cnn.beyond.parallel import (
     parameters_to_vector,
     vector_to_parameters,
 )
-
-
-class Mean(cnn.Layer):
-    """The mean of each map: (N, C, H, W) -> (N, C), and a word about it."""
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.save_for_backward(x.shape)
-        print("a mean")
-        return x.mean(axis=(2, 3))
-
-    def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (shape,) = self.saved()
-        grad = grad_output[:, :, np.newaxis, np.newaxis] * np.ones(shape)
-        return grad / (shape[2] * shape[3])
 
 
 def batch(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -385,30 +371,9 @@ def test_more_workers_than_images():
     assert np.allclose(values(network), values(twin))
 
 
-class Centre(cnn.Layer):
-    """x minus a mean: of the batch to train, else the mean of such means."""
-
-    def __init__(self, in_place: bool) -> None:
-        self.mean = cnn.layer.Buffer(np.zeros((1, 12, 12)))
-        self.in_place = in_place
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        if not self.training:
-            return x - self.mean.value
-        mean = x.mean(axis=0)
-        if self.in_place:
-            self.mean.value += mean
-        else:
-            self.mean.value = self.mean.value + mean
-        return x - mean
-
-    def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        return grad_output
-
-
 @pytest.mark.parametrize("in_place", [False, True])
 def test_buffers_come_back_from_the_callers_part_and_go_to_all(in_place):
-    (x, labels), centre = batch(8), Centre(in_place)
+    (x, labels), centre = batch(8), Centre(12, in_place)
     network = cnn.Sequential(centre, *two_poolings().layers)
     sgd = cnn.SGD(network.parameters(), 0.0)
     with ParallelStep(network, workers=2, microbatch_size=8) as step:

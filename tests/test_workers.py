@@ -11,13 +11,13 @@ import numpy as np
 import psutil
 import pytest
 from short_training import FEW, VALIDATION
+from toys import Centre, Trap
 
 from cnn import (
     SGD,
     Conv2d,
     DistributedStep,
     Flatten,
-    Layer,
     Linear,
     MaxPool2d,
     ReLU,
@@ -27,7 +27,6 @@ from cnn import (
     train_step,
 )
 from cnn.beyond.workers import blueprint
-from cnn.layer import Buffer
 
 
 pytest.importorskip("distributed")
@@ -119,25 +118,9 @@ def test_the_shards_decide_the_bits_and_not_the_workers(client):
     np.testing.assert_allclose(w, plain, atol=1e-5)
 
 
-class Centre(Layer):
-    """x minus a mean: of the batch to train, else the mean of such means."""
-
-    def __init__(self):
-        self.mean = Buffer(np.zeros((1, 8, 8)))
-
-    def forward(self, x):
-        if not self.training:
-            return x - self.mean.value
-        self.mean.value += x.mean(axis=0)
-        return x - x.mean(axis=0)
-
-    def backward(self, grad_output):
-        return grad_output
-
-
 def test_buffers_come_back_from_the_first_shard_and_modes_go_out(client):
     images, labels = FEW.images[:8].astype(np.float64), FEW.labels[:8]
-    centre = Centre()
+    centre = Centre(8, in_place=True)
     network = Sequential(centre, *build(dtype=np.float64).layers)
     optimizer = SGD(network.parameters(), 0.0)
     step = DistributedStep(client, shards=2)
@@ -154,23 +137,6 @@ def test_buffers_come_back_from_the_first_shard_and_modes_go_out(client):
 
 
 # --- a worker dies ---------------------------------------------------------
-
-
-class Trap(Layer):
-    """Kills the process that finds its file."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def forward(self, x):
-        try:
-            self.file.unlink()
-        except FileNotFoundError:
-            return x
-        psutil.Process().kill()
-
-    def backward(self, grad_output):
-        return grad_output
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,12 +1,19 @@
-"""Small networks that many tests share, and their twins in PyTorch."""
+"""Small networks that many tests share, and their twins in PyTorch.
+
+Also the layers of which other processes get copies: each imports the file
+that defines them, and that should not cost it PyTorch.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from cnn import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
+from cnn.layer import Buffer
 
 
 if TYPE_CHECKING:
@@ -77,6 +84,59 @@ def two_matrices(seed: int = 0) -> Sequential:
     """(N, 3) -> (N, 2), in float32, where no image is needed."""
     rng = np.random.default_rng(seed)
     return Sequential(Linear(3, 4, rng=rng), ReLU(), Linear(4, 2, rng=rng))
+
+
+class Mean(Layer):
+    """The mean of each map: (N, C, H, W) -> (N, C), and a word about it."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.save_for_backward(x.shape)
+        print("a mean")
+        return x.mean(axis=(2, 3))
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        (shape,) = self.saved()
+        grad = grad_output[:, :, np.newaxis, np.newaxis] * np.ones(shape)
+        return grad / (shape[2] * shape[3])
+
+
+class Centre(Layer):
+    """x minus a mean: of the batch to train, else the sum of such means."""
+
+    def __init__(self, side: int, in_place: bool) -> None:
+        self.mean = Buffer(np.zeros((1, side, side)))
+        self.in_place = in_place
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        if not self.training:
+            return x - self.mean.value
+        mean = x.mean(axis=0)
+        if self.in_place:
+            self.mean.value += mean
+        else:
+            self.mean.value = self.mean.value + mean
+        return x - mean
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        return grad_output
+
+
+class Trap(Layer):
+    """Kills the process that finds its file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        try:
+            self.file.unlink()
+        except FileNotFoundError:
+            return x
+        psutil.Process().kill()
+        raise AssertionError("it goes on")
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        return grad_output
 
 
 def to_torch(layer: Layer) -> torch.nn.Module:
