@@ -4,6 +4,7 @@
 import numpy as np
 
 from cnn.layer import Layer, check_batch
+from cnn.relu import gate
 from cnn.windows import (
     Pair,
     Size,
@@ -70,13 +71,17 @@ def max_pool2d_backward(
 ) -> np.ndarray:
     """dL/dx: each window's gradient goes to its first largest number.
 
+    Where there is a nan, it is the largest. The others get 0, not 0 * dL/dy.
     grad_output: dL/dy, (N, C, H', W') -> (N, C, H, W).
     x, y: what max_pool2d was given, (N, C, H, W), and what it gave.
     kernel_size, stride, padding: as in max_pool2d.
     Equation: eq-max-pooling-backward.
     """
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
-    block, peaks = pad(to_chwn(x), around, -np.inf), to_chwn(y)
+    block, peaks = to_chwn(x), to_chwn(y)
+    if np.isnan(peaks).any():  # then nan counts as infinity, and wins
+        block, peaks = np.fmin(block, np.inf), np.fmin(peaks, np.inf)
+    block = pad(block, around, np.nan)  # no number equals the frame's nan
     grad, size = to_chwn(grad_output), y.shape[2:]
     grad_block = np.zeros_like(block)  # (C, H + 2p, W + 2p, N)
     unclaimed = np.ones(peaks.shape, bool)  # (C, H', W', N)
@@ -85,7 +90,7 @@ def max_pool2d_backward(
         wins &= unclaimed
         unclaimed &= ~wins
         share = strided_slice(grad_block, place, size, steps)  # a view
-        share += wins * grad  # a pixel collects from all its windows
+        share += gate(grad, wins)  # a pixel collects from all its windows
     (top, left), (height, width) = around, x.shape[2:]
     return from_chwn(grad_block[:, top : top + height, left : left + width])
 

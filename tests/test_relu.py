@@ -31,7 +31,7 @@ def test_forward_and_backward_agree_with_pytorch(shape, seed, whole):
     )
 
 
-@given(st.floats(width=64), st.floats(-1e100, 1e100))
+@given(st.floats(width=64), st.floats(width=64))
 def test_one_number_is_its_definition(number, gradient):
     """Any float there is: infinite, nan, -0.0, the smallest ones."""
     y = float(relu(np.array([number]))[0])
@@ -40,7 +40,9 @@ def test_one_number_is_its_definition(number, gradient):
         assert np.isnan(y)
     else:
         assert y == (number if number > 0 else 0)
-    assert grad == (gradient if number > 0 else 0)
+    # A nan lets it through, as in PyTorch; a shut gate stops infinity too.
+    expected = 0 if number <= 0 else gradient
+    assert grad == expected or np.isnan([grad, expected]).all()
 
 
 def test_at_the_bend_the_derivative_is_0_and_a_difference_says_a_half():
