@@ -8,6 +8,7 @@ import torch
 from conftest import in_order
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.signal import correlate2d
 
 from cnn.convolution import (
     Conv2d,
@@ -131,6 +132,21 @@ def test_backward_agrees_with_pytorch(case):
     ours = conv2d_backward(grad_output, x, weight, **case.steps)
     for mine, leaf in zip(ours, leaves[:3], strict=True):
         close(mine, leaf.grad)
+
+
+@in_turn
+@given(cases())
+def test_forward_agrees_with_scipy(case):
+    x, weight, bias, _ = case.arrays()
+    (top, left), (down, right) = case.padding, case.stride
+    framed = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)))
+    y = conv2d(x, weight, bias, **case.steps)
+    for n, f in np.ndindex(y.shape[:2]):
+        channels = zip(framed[n], weight[f], strict=True)
+        whole = sum(correlate2d(*pair, mode="valid") for pair in channels)
+        np.testing.assert_allclose(
+            y[n, f], (bias[f] + whole)[::down, ::right], atol=1e-10
+        )
 
 
 @given(cases())

@@ -83,3 +83,17 @@ def test_nothing_is_written_so_that_it_would_not_be_checked():
     text = PAGE.read_text(encoding="utf-8")
     assert text.count("](") == len(LINK.findall(text))
     assert text.count("::") == len(TEST.findall(text))
+
+
+def test_each_test_that_a_chapter_names_is_there():
+    chapters = sorted((ROOT / "book").glob("*/*.md"))
+    named = {
+        (path, name, chapter.name)
+        for chapter in chapters
+        for path, name in TEST.findall(chapter.read_text(encoding="utf-8"))
+    }
+    assert {chapter for *_, chapter in named} >= {"library.md", PAGE.name}
+    for path, name, chapter in named:
+        assert name.startswith("test_"), f"{chapter}: {name}"
+        assert (ROOT / path).is_file(), f"{chapter}: {path}"
+        assert name in defined_in(path), f"{chapter}: {path}::{name}"
