@@ -6,8 +6,6 @@ CNN_REQUIRE_SITE=1 they fail instead.
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,11 +13,12 @@ from functools import cache, partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import tangle
+from browser import chromium, missing
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,16 +30,6 @@ PAGES = sorted(
 )
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1400, "height": 900}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 # What reaches beyond the page's edge, and is in nothing that scrolls.
 TOO_WIDE = """() => {
@@ -105,13 +94,6 @@ CUT_CODE = """() => [...document.querySelectorAll(".bd-article .cell_input")]
   .map(e => e.textContent.slice(0, 80))"""
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip, or fail where the site is required."""
-    if os.environ.get("CNN_REQUIRE_SITE") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @dataclass
 class Visit:
     """A page in the browser, and what went wrong on the way to it."""
@@ -162,18 +144,10 @@ class Visit:
 @pytest.fixture(scope="module")
 def visit() -> Iterator[Visit]:
     """One page of one browser, for all tests."""
-    api = pytest.importorskip("playwright.sync_api")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        missing(f"no browser: looked for {', '.join(BROWSERS)}")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=FLAGS
-        )
+    with chromium() as browser:
         visit = Visit(browser.new_page(color_scheme="light"))
         visit.listen()
         yield visit
-        browser.close()
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
