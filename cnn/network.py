@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -51,19 +52,19 @@ class Sequential(Layer):
 def save_arrays(path: str | Path, arrays: Arrays) -> None:
     """Write arrays to an .npz file that is, at any moment, old or new whole.
 
-    path: is written aside, as path + ".partial", flushed and renamed.
+    path: is written aside, flushed to the disk and then renamed.
     arrays: by name, of any shapes; network.state_dict() of a network.
     OSError if the folder is not there or the disk is full.
     """
-    aside = Path(f"{path}.partial")
-    try:
-        with open(aside, "wb") as file:
+    path = Path(path)
+    # A folder of its own: two that save to one path must not mix their bytes.
+    with TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as aside:
+        whole = Path(aside, "whole")
+        with open(whole, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        os.replace(whole, path)
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:

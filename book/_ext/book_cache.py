@@ -65,9 +65,17 @@ def choose_cache(app: Sphinx, config: Config) -> None:
 def prune(app: Sphinx, error: Exception | None) -> None:
     """Remove all but the caches that were used last."""
     caches = Path(app.config["nb_execution_cache_path"]).parent.iterdir()
-    by_age = sorted(caches, key=lambda path: path.stat().st_mtime)
+    by_age = sorted(caches, key=last_used)
     for cache in by_age[:-KEPT]:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+def last_used(cache: Path) -> float:
+    """Return when, or 0 if another build has just removed it."""
+    try:
+        return cache.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

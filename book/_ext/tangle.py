@@ -20,6 +20,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -226,9 +227,11 @@ def write(root: Path) -> list[str]:
 def write_file(path: Path, content: bytes) -> None:
     """Write a file aside and move it into its place, so none is half done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    aside.write_bytes(content)
-    os.replace(aside, path)
+    # A folder of its own: two builds at once may write the same module.
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        whole = Path(aside, "whole")
+        whole.write_bytes(content)
+        os.replace(whole, path)
 
 
 def read_package(root: Path) -> Texts:
