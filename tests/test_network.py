@@ -143,6 +143,43 @@ def test_gradients_agree_with_pytorch(network, shape):
         np.testing.assert_allclose(p.grad, q.grad, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [(seed_network, (3, 1, 8, 8)), (two_convolutions, (3, 2, 9, 9))],
+)
+def test_a_state_dict_travels_to_pytorch_and_back(
+    tmp_path, network, shape, dtype
+):
+    x = np.random.default_rng(4).standard_normal(shape).astype(dtype)
+    ours = network().to(dtype)
+    theirs = to_torch(network(seed=1).to(dtype))  # with other weights
+
+    def outputs_are_equal():
+        y = theirs(torch.from_numpy(x)).detach().numpy()
+        rounding = 100 * np.finfo(dtype).eps * np.abs(y).max()
+        return np.abs(ours.forward(x) - y).max() <= rounding
+
+    assert not outputs_are_equal()
+    state = ours.state_dict()
+    tensors = {name: torch.from_numpy(a) for name, a in state.items()}
+    torch.save(tensors, tmp_path / "ours.pt")
+    loaded = torch.load(tmp_path / "ours.pt", weights_only=True)
+    theirs.load_state_dict(loaded)  # each name, each shape
+    assert outputs_are_equal()
+
+    drawn = to_torch(network(seed=2).to(dtype))
+    torch.save(drawn.state_dict(), tmp_path / "theirs.pt")
+    loaded = torch.load(tmp_path / "theirs.pt", weights_only=True)
+    theirs.load_state_dict(loaded)
+    assert not outputs_are_equal()
+    ours.load_state_dict({name: t.numpy() for name, t in loaded.items()})
+    assert outputs_are_equal()
+    for name, array in ours.state_dict().items():
+        np.testing.assert_array_equal(array, loaded[name].numpy())
+        assert array.dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "classes"),
     [(seed_network, (16, 1, 8, 8), 10), (two_convolutions, (16, 2, 9, 9), 5)],
