@@ -17,6 +17,7 @@ from book_touch import ASSETS, scripts
 from browser import chromium
 
 from cnn.back.touch import DTYPES, pack, touch
+from cnn.windows import col2im, im2col, output_size
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>A page</title>
@@ -49,13 +50,23 @@ class Figure:
         """An element of the board."""
         return self.page.locator(f'.touch [data-key="{key}"]')
 
+    def texts(self) -> dict[str, str]:
+        """What each element of the board shows, with plain signs."""
+        found = self.page.evaluate(
+            """() => Object.fromEntries(
+              [...document.querySelectorAll(".touch [data-key]")]
+              .map(e => [e.dataset.key, e.textContent]))"""
+        )
+        return {k: v.replace(MINUS, "-") for k, v in found.items()}
+
     def number(self, key: str) -> float:
         """The number that an element shows."""
-        return float(self.at(key).inner_text().replace(MINUS, "-"))
+        return float(self.texts()[key])
 
     def numbers(self, key: str, count: int) -> list[float]:
         """The numbers key0, key1, ..."""
-        return [self.number(f"{key}{k}") for k in range(count)]
+        texts = self.texts()
+        return [float(texts[f"{key}{k}"]) for k in range(count)]
 
     def drag(self, key: str, steps: int) -> None:
         """Drag a number sideways by so many steps."""
@@ -77,6 +88,29 @@ class Figure:
         self.page.locator(
             ".touch label", has_text=re.compile(f"^{re.escape(text)}$")
         ).click()
+
+    def slide(self, name: str, value: float) -> None:
+        """Move a slider to a value, by pointer as nearly as that can be."""
+        slider = self.page.locator(f'.touch input[name^="{name}-"]')
+        low, high = (float(slider.get_attribute(a)) for a in ("min", "max"))
+        box = slider.bounding_box()
+        share = (value - low) / (high - low)
+        x = box["x"] + 8 + share * (box["width"] - 16)
+        self.page.mouse.click(x, box["y"] + box["height"] / 2)
+        for _ in range(40):  # a pixel may be more than a step
+            now = float(slider.input_value())
+            if now == value:
+                return
+            slider.press("ArrowRight" if now < value else "ArrowLeft")
+        raise AssertionError(f"{name} does not reach {value}")
+
+    def point(self, key: str, row: float, column: float, side: float) -> None:
+        """Click a cell of a picture that is so many cells wide."""
+        box = self.at(key).bounding_box()
+        self.page.mouse.click(
+            box["x"] + box["width"] * (column + 0.6) / (side + 0.2),
+            box["y"] + box["height"] * (row + 0.6) / (side + 0.2),
+        )
 
     def said(self) -> str:
         """What is said to all, and to a screen reader."""
@@ -175,7 +209,8 @@ def test_what_is_handed_over_cannot_end_its_script() -> None:
 
 PENCIL = {"x": np.array([1, 2, 0, -1, 3]), "w": np.array([1, 2, -1])}
 G = np.array([1, 2, 3])
-ALL = {"pencil": {**PENCIL, "g": G}}
+WINDOWS = {"H": 6, "k": 3, "s": 2, "p": 0}
+ALL = {"pencil": {**PENCIL, "g": G}, "windows": WINDOWS}
 
 
 def test_the_still_figure_gives_way_and_keeps_its_caption(
@@ -332,3 +367,74 @@ def test_pencil_writes_with_equals(open_figure: Open) -> None:
     assert figure.sum().endswith("= 3")
     figure.choose("+=")
     check_pencil(figure, *PENCIL.values(), G)
+
+
+# --- how many windows fit ----------------------------------------------------
+
+
+def check_windows(figure: Figure, h: int, k: int, s: int, p: int) -> None:
+    """Count, sum, and how often each cell is read, as im2col reads them."""
+    side, count = h + 2 * p, output_size((h, h), k, s, p)[0]
+    assert figure.number("size") == count
+    assert figure.sum() == (
+        f"H\u2032 = \u230a({h} + 2·{p} - {k}) / {s}\u230b + 1 = "
+        f"\u230a{round((side - k) / s, 2):g}\u230b + 1 = {count}"
+    )
+    read = col2im(
+        im2col(np.ones((1, 1, side, side)), k, s), (1, 1, side, side), k, s
+    )[0, 0]
+    if side <= 12:
+        texts = figure.texts()
+        shown = [
+            [float(texts.get(f"n{a}-{b}", 0)) for b in range(side)]
+            for a in range(side)
+        ]
+        assert np.array_equal(shown, read)
+    crosses = figure.at("crosses").get_attribute("d") or ""
+    assert crosses.count("M") == (read == 0).sum()
+    lost = [a for a in range(h) if not read[a + p].any()]
+    if lost:
+        assert str(lost[-1]) in figure.said()
+        assert "read by no window, gradient 0" in figure.said()
+    else:
+        assert "gradient" not in figure.said()
+    assert figure.errors == []
+
+
+def test_windows_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("windows", **WINDOWS)
+    check_windows(figure, 6, 3, 2, 0)
+    figure.point("image", 2, 3, 6)
+    assert figure.said() == (
+        "Pixel (2, 3) is read by 2 windows: "
+        "i = 0 at u = 2, i = 1 at u = 0; j = 1 at v = 1."
+    )
+    figure.point("image", 5, 0, 6)
+    assert "(5, 0) is read by no window: its gradient is 0" in figure.said()
+    figure.slide("H", 28)
+    check_windows(figure, 28, 3, 2, 0)
+    assert "Row 27 of the image" in figure.said()
+    figure.slide("p", 1)
+    check_windows(figure, 28, 3, 2, 1)
+    assert "frame: no pixel is lost" in figure.said()
+
+
+def test_windows_by_keys(open_figure: Open) -> None:
+    figure = open_figure("windows", 1200, **WINDOWS)
+    figure.press("output", "ArrowDown", "ArrowRight")
+    assert figure.said().startswith("Window (1, 1) reads rows 2 to 4")
+    figure.press("image", "ArrowUp", "ArrowDown", "ArrowRight")
+    assert figure.said().startswith("Pixel (1, 1) is read by 1 window")
+    for name, value in (("k", 2), ("s", 3), ("H", 7), ("p", 1)):
+        slider = figure.page.locator(f'input[name^="{name}-"]')
+        slider.focus()
+        now = int(slider.input_value())
+        for _ in range(abs(value - now)):
+            figure.page.keyboard.press(
+                "ArrowRight" if value > now else "ArrowLeft"
+            )
+    check_windows(figure, 7, 2, 3, 1)
+    figure.slide("H", 1)
+    figure.slide("k", 7)
+    assert "do not fit" in figure.sum()
+    assert figure.errors == []

@@ -222,6 +222,39 @@ const touch = (() => {
             value: String(value), on: { change: () => set(value) } }),
           h("span", {}, text))));
 
+  // A number on a scale: label and number stand before it.
+  const slider = (id, name, { value, set, min, max, step: size = 1, text = show(value) }) =>
+    h("label", { key: id, class: "touch-slider" }, h("span", {}, name),
+      h("output", {}, text),
+      h("input", { type: "range", min, max, step: size, value: String(value), name: id,
+        "aria-valuetext": text, on: { input: (event) => set(Number(event.target.value)) } }));
+
+  /* A picture of rows x columns cells, in which one is picked: by a click, by sliding,
+     or with the arrow keys. [top, left, side] is what the picture shows, in cells. */
+  function field(key, { name, rows, columns, at, set, view: [top, left, side] }, ...parts) {
+    const clip = (value, most) => Math.max(0, Math.min(most - 1, value));
+    const point = (event) => {
+      if (event.type === "pointermove" && !event.buttons) return;
+      const box = event.currentTarget.getBoundingClientRect();
+      set(clip(Math.floor(top + (event.clientY - box.top) / box.height * side), rows),
+        clip(Math.floor(left + (event.clientX - box.left) / box.width * side), columns));
+    };
+    const key_down = (event) => {
+      const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
+        ArrowRight: [0, 1] }[event.key];
+      if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      const [row, column] = at ?? [0, 0];
+      set(...(at ? [clip(row + by[0], rows), clip(column + by[1], columns)] : [0, 0]));
+    };
+    return h("svg", { key, class: "touch-field", role: "application", tabindex: 0,
+      "aria-label": name, viewBox: `${left} ${top} ${side} ${side}`,
+      on: { pointerdown: point, pointermove: point, keydown: key_down } }, parts);
+  }
+
+  // The path of some cells: [row, column], ...
+  const squares = (cells) => cells.map(([r, c]) => `M${c} ${r}h1v1h-1z`).join("");
+
   /* Draws what `picture(id)` returns now, and again at each call of the function that
      it returns: parts, then words, which say for screen readers, and for all, what is
      seen, and controls. The id tells the radio buttons of two figures apart. */
@@ -245,5 +278,7 @@ const touch = (() => {
     return redraw;
   }
 
-  return { figure, h, draw, show, sub, number, sum, stepper, choice };
+  return {
+    figure, h, draw, show, sub, number, sum, stepper, choice, slider, field, squares,
+  };
 })();
