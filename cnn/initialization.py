@@ -9,12 +9,18 @@ from cnn.layer import Layer
 
 
 def xavier_std(fan_in: int, fan_out: int) -> float:
-    """Standard deviation sqrt(2 / (fan_in + fan_out)), for linear stacks."""
+    """Standard deviation sqrt(2 / (fan_in + fan_out)), for linear stacks.
+
+    Equation: eq-initialization-xavier.
+    """
     return float(np.sqrt(2 / (fan_in + fan_out)))
 
 
 def he_std(fan_in: int, fan_out: int) -> float:
-    """Standard deviation sqrt(2 / fan_in) for ReLU, whatever fan_out."""
+    """Standard deviation sqrt(2 / fan_in) for ReLU, whatever fan_out.
+
+    Equation: eq-initialization-he.
+    """
     return float(np.sqrt(2 / fan_in))
 
 
@@ -23,6 +29,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
     The numbers that feed one output, and the outputs one number feeds.
     ValueError for a shape with fewer than two axes, such as a bias has.
+    Equation: eq-initialization-fans.
     """
     if len(shape) < 2:
         raise ValueError(

@@ -33,6 +33,7 @@ def partial_step(
     network: each parameter's grad becomes the part's share of the batch's.
     images: (P, C, H, W); labels: (P,), of 0..K-1; batch_size: of the whole.
     Returns the part's share of the mean loss, and its correct answers.
+    Equation: eq-training-part.
     """
     criterion, share = CrossEntropyLoss(), len(labels) / batch_size
     logits = network.forward(images)

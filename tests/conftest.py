@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 # No deadline: a case that is slow on a busy machine is not wrong. In ci the
 # same cases are drawn each time, so that only a change can break it.
 settings.register_profile("quick", max_examples=50, deadline=None)
+settings.register_profile("glance", max_examples=5, deadline=None)
 settings.register_profile(
     "ci",
     max_examples=300,

@@ -3,13 +3,13 @@
 from typing import Any
 
 import numpy as np
-from toys import seed_network
+from toys import digits, seed_network
 
-from cnn import SGD, Dataset, Layer, Sequential, load_dataset, train
+from cnn import SGD, Dataset, Layer, Sequential, train
 from cnn.training import EpochMetrics
 
 
-TRAINING, VALIDATION, TEST = load_dataset("digits")
+TRAINING, VALIDATION, TEST = digits()
 FEW = TRAINING.subset(slice(150))
 HELD_OUT = VALIDATION.subset(slice(60))
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from conftest import CONTRACT_LAYERS, in_order
+from toys import digits
 
 from cnn import (
     SGD,
@@ -21,7 +22,6 @@ from cnn import (
     check_gradients,
     evaluate,
     load_arrays,
-    load_dataset,
     predict,
     save_arrays,
     train,
@@ -238,7 +238,7 @@ def normalised(seed=0):
     )
 
 
-TRAINING, _, TEST = load_dataset("digits")
+TRAINING, _, TEST = digits()
 
 
 def trained(seed=0, epochs=2):
@@ -404,6 +404,17 @@ def test_the_toy_normalisation_keeps_its_promise(training):
     x = rng().standard_normal((6, 3))
     errors = check_gradients(layer, x, np.random.default_rng(1))
     assert max(errors.values()) < 1e-7
+
+
+def test_without_a_shorter_way_backward_parameters_is_backward():
+    layer = BatchNorm(3).to(np.float64)
+    grad = rng().standard_normal(layer.forward(np.eye(4, 3)).shape)
+    layer.backward_parameters(grad)
+    first = layer.scale.grad, layer.shift.grad
+    layer.scale.grad = layer.shift.grad = None
+    layer.backward(grad)
+    assert np.array_equal(first, (layer.scale.grad, layer.shift.grad))
+    assert np.any(first)
 
 
 def test_to_turns_floats_and_leaves_counts():

@@ -12,12 +12,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from cnn import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
+from cnn import (
+    Conv2d,
+    Dataset,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
+from cnn.back.files import read_digits
+from cnn.data import split
 from cnn.layer import Buffer
 
 
 if TYPE_CHECKING:
     import torch
+
+
+def digits() -> tuple[Dataset, Dataset, Dataset]:
+    """What load_dataset("digits") gives, scaled here.
+
+    So a reader can test the other chapters before the one on data.
+    """
+    (pixels, labels), test = read_digits()
+    train, validation = split(len(pixels), 180)
+    mean, std = float(pixels[train].mean()), float(pixels[train].std())
+
+    def dataset(pixels: np.ndarray, labels: np.ndarray) -> Dataset:
+        images = ((pixels[:, np.newaxis] - mean) / std).astype(np.float32)
+        names = tuple("0123456789")
+        return Dataset("digits", images, labels, names, mean, std)
+
+    known = dataset(pixels, labels)
+    return known.subset(train), known.subset(validation), dataset(*test)
 
 
 def seed_network(

@@ -7,20 +7,28 @@ module. The pieces are joined in the order of the table of contents.
     python book/_ext/tangle.py --check    exit 1 if cnn/ and the book differ
     python book/_ext/tangle.py --back     carry edits of cnn/ into the chapters
 
-Neither way drops an edit: see ``edits``.
+Neither way drops an edit: see ``edits``. For whoever writes it again:
+
+    python book/_ext/tangle.py --blank mine               all of it
+    python book/_ext/tangle.py --upto layers/loss mine    what comes after it
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import hashlib
+import itertools
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +50,7 @@ DIFFER = (
     "carries what was edited in the chapters (lines +) into the package, with "
     "'--back' what was edited in the package (lines -) into the chapters."
 )
+HINT = " To keep edits: tangle.py --back."
 Texts = dict[str, str]  # path from the root, with "/" -> text of the file
 
 
@@ -180,8 +189,7 @@ def join(cells: list[Cell]) -> Texts:
 def head(chapters: dict[str, None]) -> str:
     """Return the one line that says where a module comes from."""
     line = f"# Written by {' and '.join(chapters)}."
-    hint = " To keep edits: tangle.py --back."
-    return line + (hint if len(line + hint) < 80 else "") + "\n"
+    return line + (HINT if len(line + HINT) < 80 else "") + "\n"
 
 
 def body(sources: list[str]) -> str:
@@ -515,6 +523,132 @@ def replace(text: str, cell: Cell, source: str) -> str:
     return "".join(lines[: cell.fence] + lines[stop + 1 + blank :])
 
 
+# --- the blank page -------------------------------------------------------
+
+GROUND = re.compile(r"book/(foundations|layers|training)/.*")
+EQUATION = re.compile(r"eq-[\w-]+")
+WORK = {"forward", "backward", "backward_parameters", "step"}
+TRAIN = "train.py"  # stands beside this file, and goes with the package
+
+
+def blank(root: Path, folder: Path, upto: str = "") -> list[str]:
+    """Write the package for a reader to write it again; return the files.
+
+    folder: becomes their place of work; TangleError if something is in it.
+    upto: a chapter; it and those before it are whole. Without it, none is.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TangleError(
+            f"{folder} is there already, and what you wrote in it would be "
+            "lost. Nothing was written. Name a new folder, or delete it."
+        )
+    texts = blank_texts(root, upto)
+    for name, text in texts.items():
+        write_file(folder / name, text.encode())
+    shutil.copy(Path(__file__).with_name(TRAIN), folder)
+    return [*texts, TRAIN]
+
+
+def blank_texts(root: Path, upto: str = "") -> Texts:
+    """Return the modules, those after a chapter without what they derive."""
+    chapters = read_chapters(root)
+    cells = read_cells(root, chapters)
+    ground = [name for name in chapters if GROUND.match(name)]
+    last = f"book/{upto}.md"
+    if upto and last not in ground:
+        raise TangleError(
+            f"{upto!r} is no chapter of the ground floor; expected one of "
+            + ", ".join(name[len("book/") : -len(".md")] for name in ground)
+        )
+    later = set(ground[ground.index(last) + 1 if upto else 0 :])
+    texts = join(
+        [
+            blank_cell(cell, chapters[cell.chapter])
+            if cell.chapter in later
+            else cell
+            for cell in cells
+        ]
+    )
+    return {name: text.replace(HINT, "", 1) for name, text in texts.items()}
+
+
+def blank_cell(cell: Cell, chapter: str) -> Cell:
+    """Take the bodies of what a chapter derives out of one of its cells."""
+    lines = cell.source.split("\n")
+    for name, node, equations in reversed(list(derived(cell.source))):
+        # Its docstring stays, and the checks with which it begins.
+        told = ast.get_docstring(node) is not None
+        checks = list(itertools.takewhile(is_check, node.body[told:]))
+        first = node.body[0]
+        start = first.lineno - 1
+        if told or checks:
+            start = node.body[told + len(checks) - 1].end_lineno or start
+        lines[start : node.end_lineno] = stub(
+            f"{name} is not yet there."
+            + (f" Equation: {', '.join(equations)}." if equations else "")
+            + f" Derived in '{section(cell, chapter, equations)}', "
+            f"{cell.chapter}.",
+            " " * first.col_offset,
+        )
+    return dataclasses.replace(cell, source="\n".join(lines))
+
+
+def is_check(node: ast.stmt) -> bool:
+    """Tell if a statement only looks at what a function was given."""
+    if isinstance(node, ast.If):
+        return isinstance(node.body[0], ast.Raise)
+    value = getattr(node, "value", None)
+    if not isinstance(value, ast.Call):
+        return False
+    return ast.unparse(value.func).startswith("check_")
+
+
+def stub(message: str, indent: str) -> list[str]:
+    """Return the lines that raise NotImplementedError with a message."""
+    rows = textwrap.wrap(message, 72 - len(indent), drop_whitespace=False)
+    texts = [json.dumps(row, ensure_ascii=False) for row in rows]
+    return [
+        f"{indent}raise NotImplementedError(",
+        *(f"{indent}    {text}" for text in texts),
+        f"{indent})",
+    ]
+
+
+def derived(source: str) -> Iterator[tuple[str, ast.FunctionDef, list[str]]]:
+    """Yield what a source of the ground floor derives: name, node, equations.
+
+    It is what has an equation in its docstring, and the methods by which a
+    layer, a loss, an optimizer does its work, unless they only promise it.
+    """
+    for owner in ast.parse(source).body:
+        within = owner.body if isinstance(owner, ast.ClassDef) else [owner]
+        for node in within:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            equations = EQUATION.findall(ast.get_docstring(node) or "")
+            name = node.name
+            if isinstance(owner, ast.ClassDef):
+                name = f"{owner.name}.{name}"
+                if node.name in WORK and not equations:
+                    about = ast.get_docstring(owner) or ""
+                    equations = EQUATION.findall(about)
+            promise = ast.unparse(node.body[-1]) == "raise NotImplementedError"
+            if (equations or node.name in WORK) and not promise:
+                yield name, node, equations
+
+
+def section(cell: Cell, chapter: str, equations: list[str]) -> str:
+    """Return the heading under which an equation, or a cell, stands."""
+    lines = chapter.splitlines()
+    stop = cell.fence
+    for n, line in enumerate(lines):
+        if equations and line.endswith(f"({equations[0]})"):
+            stop = n
+    title = next(line for line in lines if line.startswith("# "))
+    headings = [line for line in lines[:stop] if re.match("##+ ", line)]
+    return [title, *headings][-1].lstrip("# ")
+
+
 def main() -> int:
     """Run the command; 1 means a difference, 2 an error."""
     parser = argparse.ArgumentParser(
@@ -527,8 +661,25 @@ def main() -> int:
     mode.add_argument(
         "--back", action="store_true", help="carry edits of cnn/ to the book"
     )
+    mode.add_argument(
+        "--blank",
+        metavar="DIR",
+        type=Path,
+        help="write the package into a new folder, without what is derived",
+    )
+    mode.add_argument(
+        "--upto",
+        metavar=("CHAPTER", "DIR"),
+        nargs=2,
+        help="the same, but this chapter and those before it are whole",
+    )
     options = parser.parse_args()
     try:
+        if options.blank or options.upto:
+            upto, folder = options.upto or ("", options.blank)
+            blank(ROOT, Path(folder), upto)
+            print(f"wrote {folder}. Its judge: pytest --package {folder}")
+            return 0
         if not options.check:
             for name in back(ROOT) if options.back else write(ROOT):
                 print(f"wrote {name}")

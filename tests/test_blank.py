@@ -1,0 +1,302 @@
+"""The blank page: what a reader is given, and what its judge says of it.
+
+pytest runs pytest here, with --package: once by default, and once a chapter
+in the slow test, which puts the book's own bodies back on the way.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tangle
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    f"book/{page}.md"
+    for page in tangle.toc_names(ROOT / "_toc.yml")
+    if tangle.GROUND.match(f"book/{page}.md")
+    and (ROOT / "cnn" / f"{Path(page).stem}.py").exists()
+]
+
+
+def module(page: str) -> str:
+    """book/layers/relu.md -> cnn/relu.py."""
+    return f"cnn/{Path(page).stem}.py"
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The functions and methods of a module, by name."""
+    for node in tree.body:
+        within = node.body if isinstance(node, ast.ClassDef) else [node]
+        for item in within:
+            if isinstance(item, ast.FunctionDef):
+                owner = f"{node.name}." if node is not item else ""
+                yield owner + item.name, item
+
+
+def stubs(text: str) -> set[str]:
+    """The functions whose body says that they are not yet there."""
+    return {
+        name
+        for name, node in functions(ast.parse(text))
+        if "is not yet there" in ast.unparse(node)
+    }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge said: outcome of each test, and what it printed."""
+
+    found: dict[str, str]  # test -> "right", "wrong" or what it waits for
+    page: dict[str, str]  # test -> the chapter that it is of
+    printed: str
+    status: int
+
+
+def judge(folder: Path, *tests: str) -> Verdict:
+    """Run `pytest --package folder` in a process of its own."""
+    report, chosen = folder / "report.xml", folder / "tests"
+    chosen.write_text("\n".join(tests))  # too many for a command line
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", f"--package={folder}"),
+            *(f"--junitxml={report}", "-p", "no:cacheprovider"),
+            *([f"@{chosen}"] if tests else []),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"HYPOTHESIS_PROFILE": "glance"},
+        capture_output=True,
+        text=True,
+    )
+    found, page = {}, {}
+    for case in ET.parse(report).iter("testcase"):
+        file = str(case.get("classname")).replace(".", "/")
+        name = f"{file}.py::{case.get('name')}"
+        assert name not in found
+        values = {p.get("name"): p.get("value") for p in case.iter("property")}
+        page[name] = str(values.get("page"))
+        found[name] = "right"
+        for kind in ("failure", "error"):
+            if case.find(kind) is not None:
+                found[name] = "wrong"
+        if (skipped := case.find("skipped")) is not None:
+            found[name] = str(skipped.get("message"))
+    return Verdict(found, page, done.stdout, done.returncode)
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The blank page, all of it."""
+    folder = tmp_path_factory.mktemp("blank") / "mine"
+    tangle.blank(ROOT, folder)
+    return folder
+
+
+# --- what a reader is given -------------------------------------------------
+
+
+def test_nothing_but_what_the_ground_floor_derives_is_taken_out() -> None:
+    book, mine = tangle.tangle(ROOT), tangle.blank_texts(ROOT)
+    assert mine.keys() == book.keys()
+    ground = set(map(module, PAGES))
+    for name in book:
+        whole = dict(functions(ast.parse(book[name])))
+        left = dict(functions(ast.parse(mine[name])))
+        assert whole.keys() == left.keys()
+        out = stubs(mine[name])
+        assert bool(out) == (name in ground), name
+        for function, node in left.items():
+            before = whole[function]
+            assert ast.unparse(node.args) == ast.unparse(before.args)
+            assert ast.get_docstring(node) == ast.get_docstring(before)
+            if function not in out:
+                assert ast.unparse(node) == ast.unparse(before)
+                continue
+            # The docstring and the checks, and nothing behind them.
+            *kept, stub = map(ast.unparse, node.body)
+            assert kept == list(map(ast.unparse, before.body))[: len(kept)]
+            assert stub.startswith("raise NotImplementedError")
+            told = ast.get_docstring(node) is not None
+            assert all("ValueError" in x or "check_" in x for x in kept[told:])
+
+
+def test_what_has_an_equation_or_does_a_layers_work_is_taken_out() -> None:
+    mine = tangle.blank_texts(ROOT)
+    for page in PAGES:
+        out = stubs(mine[module(page)])
+        for name, node in functions(ast.parse(mine[module(page)])):
+            equation = "Equation" in (ast.get_docstring(node) or "")
+            work = re.search(
+                r"\.(forward|backward|backward_par\w+|step)$", name
+            )
+            promise = ast.unparse(node.body[-1]) == "raise NotImplementedError"
+            expected = bool(equation or work) and not promise
+            assert (name in out) == expected, name
+    assert {"Linear.forward", "SGD.step", "conv2d"} <= set().union(
+        *map(stubs, mine.values())
+    )
+
+
+def test_each_stub_says_where_it_is_derived() -> None:
+    chapters = tangle.read_chapters(ROOT)
+    mine = tangle.blank_texts(ROOT)
+    for page in PAGES:
+        text = mine[module(page)]
+        assert all(len(line) < 80 for line in text.splitlines())
+        for name, node in functions(ast.parse(text)):
+            if name not in stubs(text):
+                continue
+            message = ast.literal_eval(node.body[-1].exc.args[0])
+            equations = re.findall(r"eq-[\w-]+", message)
+            heading = re.search(
+                r"Derived in '(.*)', (book/.*\.md)\.$", message
+            )
+            assert heading is not None, message
+            assert heading[2] == page
+            assert f"# {heading[1]}\n" in chapters[page]
+            for equation in equations:
+                assert f"({equation})\n" in chapters[page]
+            if "Equation" in (ast.get_docstring(node) or ""):
+                assert equations, message
+
+
+def test_upto_leaves_a_chapter_and_those_before_it_whole() -> None:
+    book = tangle.tangle(ROOT)
+    for index, page in enumerate(PAGES):
+        upto = page.removeprefix("book/").removesuffix(".md")
+        mine = tangle.blank_texts(ROOT, upto)
+        for other in PAGES:
+            whole = ast.dump(ast.parse(mine[module(other)])) == ast.dump(
+                ast.parse(book[module(other)])
+            )
+            assert whole == (other in PAGES[: index + 1]), (page, other)
+
+
+@pytest.mark.parametrize("upto", ["layers/loss.md", "beyond/fast", "nowhere"])
+def test_upto_what_is_no_chapter_of_the_ground_floor(upto: str) -> None:
+    with pytest.raises(tangle.TangleError, match="expected one of foundat"):
+        tangle.blank_texts(ROOT, upto)
+
+
+def test_what_a_reader_wrote_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(tangle.TangleError, match="would be lost"):
+        tangle.blank(ROOT, tmp_path)
+    with pytest.raises(tangle.TangleError, match="would be lost"):
+        tangle.blank(ROOT, tmp_path / "notes")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+# --- what the judge says ----------------------------------------------------
+
+
+def test_with_nothing_filled_in_all_is_not_yet_there(blank: Path) -> None:
+    verdict = judge(blank)
+    assert verdict.status == 0, verdict.printed
+    assert "wrong" not in verdict.found.values(), verdict.printed
+    assert not re.search(r"\d+ errors?|Traceback", verdict.printed)
+    waits = [said for said in verdict.found.values() if said != "right"]
+    assert len(waits) > 300
+    assert all("is not yet there." in said for said in waits)
+    for page in PAGES:
+        names = stubs((blank / module(page)).read_text())
+        assert names, page
+        for name in names:
+            assert f"not yet there: {name}." in verdict.printed
+        counts = re.search(rf" {page} +(.*)", verdict.printed)
+        assert counts is not None
+        assert re.search(r"\d+ not yet there$", counts[1])
+    assert "All is right" not in verdict.printed
+
+
+def fill(folder: Path, page: str, old: str, new: str) -> None:
+    """Change a text that a reader's module has once."""
+    path = folder / module(page)
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_what_is_wrong_is_told_from_what_is_missing(tmp_path: Path) -> None:
+    tangle.blank(ROOT, tmp_path / "mine", "layers/relu")
+    page = "book/layers/relu.md"
+    fill(tmp_path / "mine", page, "grad_output * (x > 0)", "grad_output")
+    verdict = judge(tmp_path / "mine", "tests/test_relu.py")
+    assert verdict.status == 1
+    wrong = {name for name, said in verdict.found.items() if said == "wrong"}
+    assert len(wrong) >= 4
+    assert {verdict.page[name] for name in wrong} == {page}
+    for name in wrong:
+        assert f"wrong: {name.split('::')[1]}" in verdict.printed
+    assert re.search(
+        rf" {page} +\d+ right, {len(wrong)} wrong\n", verdict.printed
+    )
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", f"--package={tmp_path}"),
+            "conftest.py",  # not tests/, which would import PyTorch
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"there is no {tmp_path}/cnn" in done.stderr
+
+
+@pytest.mark.slow
+def test_chapter_by_chapter_exactly_its_tests_turn_green(
+    blank: Path, tmp_path: Path
+) -> None:
+    """It shows as well that no chapter needs a later one.
+
+    A test of an earlier chapter that waits for a later one turns green there.
+    """
+    found = judge(blank).found
+    for index, page in enumerate(PAGES):
+        waiting = [name for name, said in found.items() if said != "right"]
+        folder, known = tmp_path / str(index), PAGES[: index + 1]
+        tangle.blank(ROOT, folder, page[len("book/") : -len(".md")])
+        verdict = judge(folder, *waiting)
+        found, of = verdict.found, verdict.page
+        assert "wrong" not in found.values(), verdict.printed
+        green = [name for name, said in found.items() if said == "right"]
+        assert page in {of[name] for name in green}
+        assert {of[name] for name in green} <= set(known), "before its turn"
+        for said in found.values():
+            waits = re.search(r"(book/\S+\.md)\.$", said)
+            assert not waits or waits[1] not in known, f"{page} needs a later"
+    assert set(found.values()) == {"right"}
+    assert "All is right. Train it: python " in verdict.printed
+
+
+@pytest.mark.slow
+def test_the_reward_trains_with_the_readers_package(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    tangle.blank(ROOT, folder, "training/training")
+    script = [sys.executable, str(folder / tangle.TRAIN)]
+    done = subprocess.run(
+        script,
+        cwd=ROOT,
+        env=os.environ | {"CNN_DATASET": "digits"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{folder / 'cnn' / '__init__.py'} wrote" in done.stdout
+    accuracy = re.search(r"reads (\d+\.\d+)% of the test", done.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 90
