@@ -215,22 +215,24 @@ def test_with_nothing_filled_in_all_is_not_yet_there(blank: Path) -> None:
             assert f"not yet there: {name}." in verdict.printed
         counts = re.search(rf" {page} +(.*)", verdict.printed)
         assert counts is not None
-        assert re.search(r"\d+ not yet there$", counts[1])
+        assert re.search(r"\d+ not yet there", counts[1])
     assert "All is right" not in verdict.printed
 
 
-def fill(folder: Path, page: str, old: str, new: str) -> None:
-    """Change a text that a reader's module has once."""
-    path = folder / module(page)
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
+def fill(text: str, name: str, body: str) -> str:
+    """Put a body in the place of the last statement of a function."""
+    node = dict(functions(ast.parse(text)))[name]
+    lines = text.splitlines(keepends=True)
+    lines[node.body[-1].lineno - 1 : node.end_lineno] = [body]
+    return "".join(lines)
 
 
 def test_what_is_wrong_is_told_from_what_is_missing(tmp_path: Path) -> None:
     tangle.blank(ROOT, tmp_path / "mine", "layers/relu")
     page = "book/layers/relu.md"
-    fill(tmp_path / "mine", page, "grad_output * (x > 0)", "grad_output")
+    path = tmp_path / "mine" / module(page)
+    wrong_body = "    return grad_output\n"
+    path.write_text(fill(path.read_text(), "relu_backward", wrong_body))
     verdict = judge(tmp_path / "mine", "tests/test_relu.py")
     assert verdict.status == 1
     wrong = {name for name, said in verdict.found.items() if said == "wrong"}
@@ -241,6 +243,51 @@ def test_what_is_wrong_is_told_from_what_is_missing(tmp_path: Path) -> None:
     assert re.search(
         rf" {page} +\d+ right, {len(wrong)} wrong\n", verdict.printed
     )
+
+
+# --- the road ---------------------------------------------------------------
+
+ROAD = (ROOT / "book" / "back" / "blank.md").read_text(encoding="utf-8")
+
+
+def test_the_road_names_all_that_is_to_be_written() -> None:
+    rows = [row for row in ROAD.splitlines() if re.match(r"\| \d+ \|", row)]
+    assert len(rows) == 12
+    mine, met = tangle.blank_texts(ROOT), []
+    for row in rows:
+        _, _, files, names, _, _ = row.split("|")
+        met += files.replace(",", "").split()
+        expected = {
+            owner if function in ("forward", "backward") else name
+            for file in files.replace(",", "").split()
+            for name in stubs(mine[f"cnn/{file[1:-1]}"])
+            for owner, _, function in [name.rpartition(".")]
+            if function != "backward_parameters" or owner == "Layer"
+        }
+        assert set(re.findall(r"`(.*?)`", names)) == expected
+    assert met == [f"`{Path(page).stem}.py`" for page in PAGES]
+
+
+def test_the_first_step_goes_as_it_is_told(blank: Path) -> None:
+    """What the page shows: the stub, a first attempt, and what is right."""
+    blocks = re.findall(r"```python\n(.*?)```", ROAD, re.S)
+    stub, first, second, mean = blocks
+    said = re.findall(r"```text\n(.*?)```", ROAD, re.S)
+    path = blank / "cnn" / "data.py"
+    text = path.read_text()
+    assert stub in text
+    try:
+        for scale, lines in ((first, said), (second, [])):
+            path.write_text(
+                fill(fill(text, "scale", scale), "mean_and_std", mean)
+            )
+            verdict = judge(blank, "tests/test_data.py")
+            wrong = [s for s in verdict.found.values() if s == "wrong"]
+            assert len(wrong) == len(lines), verdict.printed
+            assert all(line in verdict.printed for line in lines)
+            assert set(verdict.found.values()) <= {"right", "wrong"}
+    finally:
+        path.write_text(text)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:

@@ -205,8 +205,8 @@ def test_equal_units_stay_equal():
         ReLU(),
         Linear(4, 3, rng=rng).to(np.float64),
     ]
-    for layer in (layers[0], layers[2]):
-        layer.weight.value[...] = 0.1
+    for layer in (layers[0], layers[2]):  # of the right size, but equal
+        layer.weight.value[...] = he_std(*fans(layer.weight.value.shape))
     x, target = rng.standard_normal((6, 5)), rng.standard_normal((6, 3))
     for _ in range(20):
         y = x
@@ -218,6 +218,6 @@ def test_equal_units_stay_equal():
         for p in layers[0].parameters() + layers[2].parameters():
             p.value -= 0.05 * p.grad
     first, last = layers[0].weight.value, layers[2].weight.value
-    assert np.abs(first - 0.1).max() > 0.01  # they did move
+    assert np.abs(first - he_std(5, 4)).max() > 0.01  # they did move
     np.testing.assert_allclose(first, first[[0] * 4], rtol=1e-12)
     np.testing.assert_allclose(last, last[:, [0] * 4], rtol=1e-12)

@@ -605,7 +605,9 @@ def is_check(node: ast.stmt) -> bool:
 
 def stub(message: str, indent: str) -> list[str]:
     """Return the lines that raise NotImplementedError with a message."""
-    rows = textwrap.wrap(message, 72 - len(indent), drop_whitespace=False)
+    width = 71 - len(indent)
+    *rows, last = textwrap.wrap(message, width, break_on_hyphens=False)
+    rows = [*(f"{row} " for row in rows), last]
     texts = [json.dumps(row, ensure_ascii=False) for row in rows]
     return [
         f"{indent}raise NotImplementedError(",
