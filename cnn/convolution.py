@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from cnn.layer import Layer, Parameter, check_batch
+from cnn.data import check_arrays, check_positive
+from cnn.layer import Layer, Parameter
 from cnn.windows import (
     Size,
     col2im,
@@ -13,6 +14,9 @@ from cnn.windows import (
     pair,
     to_chwn,
 )
+
+
+CONTRACT = "weight (F, C, k, l), x (N, C, H, W)"
 
 
 def conv2d(
@@ -32,7 +36,8 @@ def conv2d(
     ValueError if the channels differ or the kernel does not fit.
     Equations: eq-convolution-forward, eq-convolution-im2col.
     """
-    check_batch(x, "(N, C, H, W)", "conv2d", weight)
+    contract = f"{CONTRACT}, bias (F,)"
+    weight, x, bias = check_arrays("conv2d", contract, weight, x, bias)
     kernel = weight.shape[2:]
     if columns is None:
         columns = im2col(x, kernel, stride, padding)
@@ -90,6 +95,10 @@ def conv2d_backward(
     grad_output: dL/dy, (N, F, H', W').
     x, weight, stride, padding: like those of conv2d.
     """
+    weight, x = check_arrays("conv2d_backward", CONTRACT, weight, x)
+    rows, cols = output_size(x.shape[2:], weight.shape[2:], stride, padding)
+    contract = f"grad_output ({len(x)}, {len(weight)}, {rows}, {cols})"
+    (grad_output,) = check_arrays("conv2d_backward", contract, grad_output)
     columns = im2col(x, weight.shape[2:], stride, padding)
     grad_x = conv2d_grad_input(grad_output, weight, x.shape, stride, padding)
     return grad_x, *conv2d_grad_parameters(grad_output, columns, weight.shape)
@@ -112,6 +121,7 @@ class Conv2d(Layer):
         *,
         rng: np.random.Generator,
     ) -> None:
+        check_positive(in_channels=in_channels, out_channels=out_channels)
         self.stride = pair(stride, "stride", 1)
         self.padding = pair(padding, "padding", 0)
         kernel = pair(kernel_size, "kernel_size", 1)
@@ -123,17 +133,20 @@ class Conv2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         w, b = self.weight.value, self.bias.value
-        check_batch(x, "(N, C, H, W)", "conv2d", w)
+        w, x = check_arrays("Conv2d", CONTRACT, w, x)
         columns = im2col(x, w.shape[2:], self.stride, self.padding)
-        self.save_for_backward(columns, x.shape)
-        return conv2d(x, w, b, self.stride, self.padding, columns)
+        y = conv2d(x, w, b, self.stride, self.padding, columns)
+        self.save_for_backward(y, columns, x.shape)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         self.backward_parameters(grad_output)
-        (_, shape), steps = self.saved(), (self.stride, self.padding)
-        return conv2d_grad_input(grad_output, self.weight.value, shape, *steps)
+        grad_output, _, shape = self.saved(grad_output)
+        w, steps = self.weight.value, (self.stride, self.padding)
+        return conv2d_grad_input(grad_output, w, shape, *steps)
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
-        (columns, _), shape = self.saved(), self.weight.value.shape
+        grad_output, columns, _ = self.saved(grad_output)
+        shape = self.weight.value.shape
         grads = conv2d_grad_parameters(grad_output, columns, shape)
         self.weight.grad, self.bias.grad = grads

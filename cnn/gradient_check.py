@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from cnn.data import check_arrays
 from cnn.layer import Layer, Parameter
 
 
@@ -16,14 +17,9 @@ def numerical_gradient(
 
     f: a function of arrays like x. x: of any shape.
     h: the step; by default the cube root of the dtype's machine epsilon.
-    ValueError if x is not of a floating dtype: whole numbers take no step.
     Equation: eq-check-central.
     """
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(
-            f"numerical_gradient was given {x.dtype}; expected float64, or "
-            "float32 at a loss of accuracy. Use x.astype(np.float64)."
-        )
+    (x,) = check_arrays("numerical_gradient", "x (...)", x)
     if h is None:
         h = float(np.finfo(x.dtype).eps) ** (1 / 3)
     x = x.copy()
@@ -45,12 +41,8 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     a, b: of one shape; ValueError otherwise. nan if one of them has a nan.
     Equation: eq-check-relative.
     """
-    if a.shape != b.shape:
-        raise ValueError(
-            f"cannot compare shapes {a.shape} and {b.shape}; expected one "
-            "shape. A gradient has the shape of what it is a gradient to."
-        )
-    scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+    a, b = check_arrays("relative_error", "a (...), b (...)", a, b)
+    scale = max(np.abs(a).max(), np.abs(b).max())
     # Not "scale > 0": that would call nan, which is not > 0, right.
     return 0.0 if scale == 0 else float(np.abs(a - b).max() / scale)
 
@@ -64,6 +56,7 @@ def check_gradients(
     rng: draws r, for the loss L = sum(r * y), so that dL/dy = r.
     Returns the error for "input" and for each parameter by its name.
     """
+    (x,) = check_arrays("check_gradients", "x (...)", x)
     r = rng.standard_normal(layer.forward(x).shape)
     # A copy: a backward that overwrites its argument must not change L.
     grad_input = layer.backward(r.copy())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cnn.data import check_positive
 from cnn.layer import Layer
 
 
@@ -13,6 +14,7 @@ def xavier_std(fan_in: int, fan_out: int) -> float:
 
     Equation: eq-initialization-xavier.
     """
+    check_positive(fan_in=fan_in, fan_out=fan_out)
     return float(np.sqrt(2 / (fan_in + fan_out)))
 
 
@@ -21,6 +23,7 @@ def he_std(fan_in: int, fan_out: int) -> float:
 
     Equation: eq-initialization-he.
     """
+    check_positive(fan_in=fan_in, fan_out=fan_out)
     return float(np.sqrt(2 / fan_in))
 
 

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from cnn.data import as_numbers, check_arrays
+
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -13,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 class Function:
     """A differentiable function y = f(x), and the way back through it."""
 
-    _saved: tuple[Any, ...] | None = None
+    _saved: tuple[tuple[int, ...], tuple[Any, ...]] | None = None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """y = f(x), x of a shape that f takes; keeps what backward needs."""
@@ -26,28 +28,38 @@ class Function:
         """
         raise NotImplementedError
 
-    def save_for_backward(self, *values: Any) -> None:
-        """Keep values: what backward needs of this forward."""
-        self._saved = values
+    def save_for_backward(self, y: np.ndarray, *values: Any) -> None:
+        """Keep y's shape, and values: what backward needs of this forward.
 
-    def saved(self) -> tuple[Any, ...]:
-        """What the last forward kept; ValueError if there was none."""
+        y: what forward returns, of any shape; only that shape is kept.
+        """
+        self._saved = y.shape, values
+
+    def saved(self, grad_output: np.ndarray) -> tuple[Any, ...]:
+        """grad_output, dL/dy, and then the values that forward has kept.
+
+        ValueError if there was no forward, or grad_output is not like its y.
+        """
+        user = f"{type(self).__name__}.backward"
         if self._saved is None:
             raise ValueError(
-                f"{type(self).__name__}.backward was called before forward; "
-                "it needs what forward saw. Call forward(x) first."
+                f"{user} was called before forward; expected to know what "
+                "forward saw. Call forward(x) first."
             )
-        return self._saved
+        shape, values = self._saved
+        grads = check_arrays(user, f"grad_output {shape}", grad_output)
+        return *grads, *values
 
 
 class Parameter:
     """An array that training changes, with the gradient of the loss to it.
 
-    value: of any shape; it is kept as it is, not copied.
+    value: of any shape; floats are kept as they are, not copied.
     Its grad has the same shape and starts at zero; backward overwrites it.
     """
 
     def __init__(self, value: np.ndarray) -> None:
+        (value,) = check_arrays("Parameter", "value (...)", value)
         self.value = value
         self.grad = np.zeros_like(value)
 
@@ -56,7 +68,7 @@ class Buffer:
     """An array, value of any shape, that is saved and not trained."""
 
     def __init__(self, value: np.ndarray) -> None:
-        self.value = value
+        self.value = as_numbers("Buffer", "value", value)
 
 
 def copy_arrays(arrays: Arrays, into: Arrays, source: object) -> None:
@@ -65,6 +77,7 @@ def copy_arrays(arrays: Arrays, into: Arrays, source: object) -> None:
     source: where arrays are from, for the error. Dtypes of into stay.
     ValueError if names or shapes differ; then nothing is changed.
     """
+    arrays = {n: as_numbers(f"{source}", n, a) for n, a in arrays.items()}
     given = {(name, array.shape) for name, array in arrays.items()}
     expected = {(name, array.shape) for name, array in into.items()}
     if given != expected:
@@ -167,26 +180,3 @@ class Layer(Function):
         if within:
             within = within.replace("\n", "\n  ") + "\n"
         return f"{type(self).__name__}({own}{within})"
-
-
-def check_batch(
-    x: np.ndarray, shape: str, user: str, weight: np.ndarray | None = None
-) -> None:
-    """ValueError, naming user, unless x is a batch with the axes of shape.
-
-    shape: the axes by name, such as "(N, C, H, W)"; N is at least 1.
-    weight: if given, of a shape whose second axis must be as long as x's.
-    """
-    if x.ndim != shape.count(",") + 1 or len(x) == 0:
-        raise ValueError(
-            f"{user} was given an array of shape {x.shape}; expected "
-            f"{shape} with N at least 1. Add the missing axis, or put a "
-            "Flatten() where images meet a Linear layer."
-        )
-    if weight is not None and x.shape[1] != weight.shape[1]:
-        what = "features" if x.ndim == 2 else "channels"
-        raise ValueError(
-            f"{user} was given {x.shape[1]} {what}, x of shape {x.shape}; "
-            f"expected {weight.shape[1]}, as weight has shape "
-            f"{weight.shape}. Set in_{what} to {x.shape[1]}."
-        )

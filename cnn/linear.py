@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from cnn.layer import Layer, Parameter, check_batch
+from cnn.data import check_arrays, check_positive
+from cnn.layer import Layer, Parameter
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -12,7 +13,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     x, weight, bias: (N, D), (M, D), (M,); else ValueError.
     Equation: eq-linear-matrix.
     """
-    check_batch(x, "(N, D)", "linear", weight)
+    contract = "weight (M, D), x (N, D), bias (M,)"
+    weight, x, bias = check_arrays("linear", contract, weight, x, bias)
     # (M, D) @ (D, N) -> (M, N), seen as (N, M): the batch comes last.
     y: np.ndarray = (weight @ x.T).T + bias
     return y
@@ -27,6 +29,10 @@ def linear_backward(
     x, weight: (N, D), (M, D), as linear was given them.
     Equation: eq-linear-backward.
     """
+    contract = "weight (M, D), x (N, D), grad_output (N, M)"
+    weight, x, grad_output = check_arrays(
+        "linear_backward", contract, weight, x, grad_output
+    )
     grad_input = (weight.T @ grad_output.T).T  # (D, M) @ (M, N), seen (N, D)
     grad_weight = grad_output.T @ x  # (M, N) @ (N, D) -> (M, D)
     grad_bias = grad_output.sum(axis=0)  # (N, M) -> (M,)
@@ -43,6 +49,7 @@ class Linear(Layer):
     def __init__(
         self, in_features: int, out_features: int, *, rng: np.random.Generator
     ) -> None:
+        check_positive(in_features=in_features, out_features=out_features)
         std = np.sqrt(2 / in_features)  # He's; see Initialisation
         weight = std * rng.standard_normal((out_features, in_features))
         self.weight = Parameter(weight.astype(np.float32))
@@ -50,11 +57,11 @@ class Linear(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = linear(x, self.weight.value, self.bias.value)
-        self.save_for_backward(x)
+        self.save_for_backward(y, x)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (x,) = self.saved()
+        grad_output, x = self.saved(grad_output)
         grad_input, self.weight.grad, self.bias.grad = linear_backward(
             grad_output, x, self.weight.value
         )
@@ -68,10 +75,12 @@ class Flatten(Layer):
     """
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.save_for_backward(x.shape)
+        (x,) = check_arrays("Flatten", "x (N, ...)", x)
         # (C, H, W, N) -> (CHW, N), seen as (N, CHW): the batch stays last.
-        return np.moveaxis(x, 0, -1).reshape(-1, len(x)).T
+        y = np.moveaxis(x, 0, -1).reshape(-1, len(x)).T
+        self.save_for_backward(y, x.shape)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        ((n, *shape),) = self.saved()
+        grad_output, (n, *shape) = self.saved(grad_output)
         return np.moveaxis(grad_output.T.reshape(*shape, n), -1, 0)

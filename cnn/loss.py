@@ -1,9 +1,11 @@
 # Written by book/layers/loss.md. To keep edits: tangle.py --back.
 """Softmax and cross-entropy: how wrong a prediction is, as one number."""
 
+from typing import Any
+
 import numpy as np
 
-from cnn.layer import check_batch
+from cnn.data import as_numbers, check_arrays
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -12,7 +14,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     logits: z, (N, K), N at least 1, else ValueError. No exp overflows.
     Equation: eq-loss-log-softmax.
     """
-    check_batch(logits, "(N, K)", "log_softmax")
+    (logits,) = check_arrays("log_softmax", "logits (N, K)", logits)
     shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), all <= 0
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, 1)
     log_p: np.ndarray = shifted - log_sum
@@ -29,22 +31,38 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return p
 
 
-def check_labels(count: int, classes: int, **named: np.ndarray) -> None:
-    """ValueError unless all named are (count,) integers in 0..classes-1."""
-    for name, values in named.items():
-        integers = np.issubdtype(values.dtype, np.integer)
-        if values.shape != (count,) or not integers:
-            raise ValueError(
-                f"{name} have shape {values.shape} and dtype {values.dtype}; "
-                f"expected ({count},) integers, one class number per image. "
-                f"From one-hot rows or logits, take {name}.argmax(axis=1)."
-            )
-        if count and not 0 <= values.min() <= values.max() < classes:
-            raise ValueError(
-                f"{name} run from {values.min()} to {values.max()}; expected "
-                f"0..{classes - 1}. Number the classes from 0, or allow for "
-                "more of them: more outputs, a larger num_classes."
-            )
+def check_labels(
+    user: str, labels: Any, count: int, classes: int, name: str = "labels"
+) -> np.ndarray:
+    """The labels that user was given: count whole numbers in 0..classes-1.
+
+    labels: (count,), or a list; called name in the error, a ValueError.
+    """
+    array, way = as_numbers(user, name, labels), ""
+    least, most = (array.min(), array.max()) if array.size else (0, 0)
+    if array.shape != (count,):
+        way = f"Give one number of a class for each of the {count} images."
+        if array.size == count:
+            way = f"Take np.ravel({name}), which has one axis."
+        elif array.ndim == 2 and len(array) == count:
+            way = f"Of rows of scores or ones, take np.argmax({name}, axis=1)."
+    elif array.dtype.kind not in "iu" and count:
+        way = "A label is the number of a class; a fraction is none."
+        if np.isin(array, np.arange(classes)).all():
+            way = f"Take np.array({name}, int), which has the same values."
+    elif least < 0:
+        way = f"Leave out images without a class, where {name} is below 0."
+    elif most >= classes:
+        way = "Allow for more classes: more outputs, a larger num_classes."
+        if least > 0 and most == classes:
+            way = f"Count the classes from 0: np.subtract({name}, 1)."
+    if way:
+        raise ValueError(
+            f"{user} was given {name} of shape {array.shape} and "
+            f"{array.dtype}, from {least} to {most}; expected ({count},) "
+            f"whole numbers in 0..{classes - 1}. {way}"
+        )
+    return array.astype(np.int64, copy=False)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -54,7 +72,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     Equation: eq-loss-cross-entropy.
     """
     log_p = log_softmax(logits)
-    check_labels(*log_p.shape, labels=labels)
+    labels = check_labels("cross_entropy", labels, *log_p.shape)
     return float(-log_p[np.arange(len(labels)), labels].mean())
 
 
@@ -67,7 +85,7 @@ def cross_entropy_backward(
     Equation: eq-loss-gradient.
     """
     grad = softmax(logits)
-    check_labels(*grad.shape, labels=labels)
+    labels = check_labels("cross_entropy_backward", labels, *grad.shape)
     grad[np.arange(len(labels)), labels] -= 1  # y is 1 here, else 0
     return grad / len(labels)
 
@@ -87,7 +105,8 @@ class CrossEntropyLoss:
         """dL/dlogits, (N, K). ValueError if forward has not run."""
         if self._saved is None:
             raise ValueError(
-                "CrossEntropyLoss.backward was called before forward; it "
-                "needs logits and labels. Call forward(logits, labels) first."
+                "CrossEntropyLoss.backward was called before forward; "
+                "expected to know logits and labels. Call forward(logits, "
+                "labels) first."
             )
         return cross_entropy_backward(*self._saved)

@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from cnn.layer import Layer, check_batch
+from cnn.data import check_arrays
+from cnn.layer import Layer
 from cnn.relu import gate
 from cnn.windows import (
     Pair,
@@ -50,7 +51,7 @@ def max_pool2d(
     ValueError if x has other axes, no window fits, or p is too large.
     Equation: eq-max-pooling-forward.
     """
-    check_batch(x, "(N, C, H, W)", "max_pool2d")
+    (x,) = check_arrays("max_pool2d", "x (N, C, H, W)", x)
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
     size = output_size(x.shape[2:], kernel, steps, around)
     # (C, H + 2p, W + 2p, N); the frame's -inf never wins.
@@ -78,6 +79,12 @@ def max_pool2d_backward(
     Equation: eq-max-pooling-backward.
     """
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
+    (x,) = check_arrays("max_pool2d_backward", "x (N, C, H, W)", x)
+    places = (*x.shape[:2], *output_size(x.shape[2:], kernel, steps, around))
+    contract = f"y {places}, grad_output {places}"
+    y, grad_output = check_arrays(
+        "max_pool2d_backward", contract, y, grad_output
+    )
     block, peaks = to_chwn(x), to_chwn(y)
     if np.isnan(peaks).any():  # then nan counts as infinity, and wins
         block, peaks = np.fmin(block, np.inf), np.fmin(peaks, np.inf)
@@ -110,11 +117,11 @@ class MaxPool2d(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = max_pool2d(x, self.kernel_size, self.stride, self.padding)
-        self.save_for_backward(x, y)
+        self.save_for_backward(y, x, y)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        x, y = self.saved()
+        grad_output, x, y = self.saved(grad_output)
         return max_pool2d_backward(
             grad_output, x, y, self.kernel_size, self.stride, self.padding
         )

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from cnn.data import as_numbers, check_arrays, check_positive
 from cnn.loss import check_labels
 
 
@@ -14,8 +15,13 @@ def confusion_matrix(
     labels, predictions: (N,) of 0..K-1, else ValueError. num_classes: K.
     Equation: eq-metrics-confusion.
     """
-    count = len(np.atleast_1d(labels))
-    check_labels(count, num_classes, labels=labels, predictions=predictions)
+    check_positive(num_classes=num_classes)
+    user = "confusion_matrix"
+    count = len(np.atleast_1d(as_numbers(user, "labels", labels)))
+    labels, predictions = (
+        check_labels(user, values, count, num_classes, name)
+        for name, values in (("labels", labels), ("predictions", predictions))
+    )
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (labels, predictions), 1)
     return confusion
@@ -27,11 +33,23 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return quotient
 
 
+def check_confusion(user: str, confusion: np.ndarray) -> np.ndarray:
+    """The confusion, (K, K), that user was given, if it counts images."""
+    (confusion,) = check_arrays(user, "confusion (K, K)", confusion)
+    if not (confusion >= 0).all():
+        raise ValueError(
+            f"{user} was given confusion with {confusion.min()} in it; "
+            "expected counts of images, at least 0. confusion_matrix counts."
+        )
+    return confusion
+
+
 def accuracy(confusion: np.ndarray) -> float:
     """The share of images in confusion, (K, K), that were classified right.
 
     Equation: eq-metrics-accuracy.
     """
+    confusion = check_confusion("accuracy", confusion)
     return float(ratio(np.trace(confusion), confusion.sum()))
 
 
@@ -43,6 +61,7 @@ def precision_recall_f1(
     confusion: (K, K), a row for each true class.
     Equation: eq-metrics-precision-recall, eq-metrics-f1.
     """
+    confusion = check_confusion("precision_recall_f1", confusion)
     correct = np.diag(confusion)
     predicted, actual = confusion.sum(axis=0), confusion.sum(axis=1)
     precision, recall = ratio(correct, predicted), ratio(correct, actual)
@@ -57,6 +76,7 @@ def average_precision_recall_f1(
     average: 'macro', each class alike; 'weighted', by its number of images;
         'micro', each image alike: all three are the accuracy. Else ValueError.
     """
+    confusion = check_confusion("average_precision_recall_f1", confusion)
     if average == "micro":
         return (accuracy(confusion),) * 3
     images = confusion.sum(axis=1)

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from cnn.data import as_numbers
 from cnn.layer import Arrays, Layer
 
 
@@ -54,8 +55,13 @@ def save_arrays(path: str | Path, arrays: Arrays) -> None:
 
     path: is written aside, flushed to the disk and then renamed.
     arrays: by name, of any shapes; network.state_dict() of a network.
-    OSError if the folder is not there or the disk is full.
+    OSError if the folder is not there or the disk is full; ValueError for
+        what has no numbers, nor text.
     """
+    arrays = {
+        name: as_numbers("save_arrays", name, array, "biufcUS")
+        for name, array in arrays.items()
+    }
     path = Path(path)
     # A folder of its own: two that save to one path must not mix their bytes.
     with TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as aside:

@@ -22,12 +22,13 @@ class SGD:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        # "not lr >= 0" rather than "lr < 0": it refuses nan as well.
-        if not lr >= 0 or not 0 <= momentum < 1 or not weight_decay >= 0:
+        # "not 0 <= lr" rather than "lr < 0": it refuses nan as well.
+        finite = 0 <= lr < np.inf and 0 <= weight_decay < np.inf
+        if not finite or not 0 <= momentum < 1:
             raise ValueError(
                 f"lr is {lr}, momentum {momentum}, weight_decay "
-                f"{weight_decay}; expected lr >= 0, 0 <= momentum < 1 and "
-                "weight_decay >= 0. Begin with lr=0.1, momentum=0 and "
+                f"{weight_decay}; expected finite lr >= 0, 0 <= momentum < 1 "
+                "and weight_decay >= 0. Begin with lr=0.1, momentum=0 and "
                 "weight_decay=0, and change one at a time."
             )
         self.parameters, self.lr = parameters, lr

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from cnn.data import check_arrays
 from cnn.layer import Layer
 
 
@@ -11,6 +12,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
     Equation: eq-relu-forward.
     """
+    (x,) = check_arrays("relu", "x (...)", x)
     y: np.ndarray = np.maximum(x, 0)
     return y
 
@@ -32,6 +34,9 @@ def relu_backward(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
     grad_output, x: dL/dy and what relu was given, of one shape.
     Equation: eq-relu-backward.
     """
+    x, grad_output = check_arrays(
+        "relu_backward", "x (...), grad_output (...)", x, grad_output
+    )
     return gate(grad_output, ~(x <= 0))
 
 
@@ -39,9 +44,10 @@ class ReLU(Layer):
     """y = max(x, 0), entry by entry; any shape."""
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.save_for_backward(x)
-        return relu(x)
+        y = relu(x)
+        self.save_for_backward(y, x)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        (x,) = self.saved()
+        grad_output, x = self.saved(grad_output)
         return relu_backward(grad_output, x)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.data import Dataset, minibatches
+from cnn.data import Dataset, check_arrays, check_positive, minibatches
 from cnn.layer import Layer, copy_arrays
 from cnn.loss import CrossEntropyLoss, cross_entropy
 from cnn.network import load_arrays, save_arrays
@@ -35,8 +35,8 @@ def partial_step(
     Returns the part's share of the mean loss, and its correct answers.
     Equation: eq-training-part.
     """
-    criterion, share = CrossEntropyLoss(), len(labels) / batch_size
-    logits = network.forward(images)
+    criterion, logits = CrossEntropyLoss(), network.forward(images)
+    share = len(logits) / batch_size
     loss = share * criterion.forward(logits, labels)
     network.backward_parameters(share * criterion.backward())
     return loss, int((logits.argmax(axis=1) == labels).sum())
@@ -52,6 +52,7 @@ def train_step(
     Returns mean loss (nats) and correct answers, both before the update.
     ValueError, and no update, if the loss is not finite.
     """
+    (images,) = check_arrays("train_step", "images (N, ...)", images)
     loss, correct = partial_step(network, images, labels, len(images))
     check_finite(loss, optimizer.lr)
     optimizer.step()
@@ -84,19 +85,9 @@ def train_epoch(
     return loss_sum / len(dataset), correct / len(dataset)
 
 
-def check_positive(**counts: float) -> None:
-    """ValueError if one of the counts, by name, is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(
-                f"{name} is {count}; expected at least 1. Give more, or "
-                "check the index that selected the images."
-            )
-
-
 def predict(network: Layer, images: np.ndarray) -> np.ndarray:
     """Logits (N, K) of images (N, C, H, W), by network in evaluation."""
-    check_positive(images=len(images))
+    (images,) = check_arrays("predict", "images (N, ...)", images)
     modes = [(layer, layer.training) for layer in network.modules()]
     network.eval()
     try:
@@ -205,8 +196,10 @@ def train(
     from tqdm import tqdm
 
     limit = np.inf if patience is None else patience
-    check_positive(epochs=epochs, batch_size=batch_size, patience=limit)
-    check_positive(training=len(training), validation=len(validation))
+    counts = {"patience": patience} if patience is not None else {}
+    check_positive(epochs=epochs, batch_size=batch_size, **counts)
+    contract = "training (N, ...), validation (M, ...)"
+    check_arrays("train", contract, training.images, validation.images)
     run = Checkpoint(network, optimizer, rng)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(checkpoint)

@@ -1,9 +1,11 @@
 # Written by book/layers/windows.md. To keep edits: tangle.py --back.
 """Windows: where a small window fits on an image, and who sees whom."""
 
+import math
+
 import numpy as np
 
-from cnn.layer import check_batch
+from cnn.data import check_arrays
 
 
 # An int serves both axes; a pair is (rows, columns).
@@ -16,14 +18,14 @@ def pair(size: Size, name: str, least: int) -> Pair:
 
     ValueError, which calls it name, if one is not whole or is below least.
     """
-    both = size if isinstance(size, tuple) else (size, size)
+    both = size if isinstance(size, tuple | list) else (size, size)
     whole = all(isinstance(n, int | np.integer) for n in both)
     if len(both) != 2 or not whole or min(both) < least:
         raise ValueError(
             f"{name} is {size!r}; expected an int or a pair of ints, each "
             f"at least {least}. Pass one number, or (rows, columns)."
         )
-    return both
+    return int(both[0]), int(both[1])
 
 
 def output_size(
@@ -36,6 +38,7 @@ def output_size(
     ValueError if not even one window fits.
     Equation: eq-windows-size.
     """
+    input_size = pair(input_size, "input_size", 1)
     kernel = pair(kernel_size, "kernel_size", 1)
     steps, around = pair(stride, "stride", 1), pair(padding, "padding", 0)
     sizes = zip(input_size, kernel, steps, around, strict=True)
@@ -92,7 +95,7 @@ def im2col(
     ValueError if x has other axes, or no window fits.
     Equation: eq-windows-im2col.
     """
-    check_batch(x, "(N, C, H, W)", "im2col")
+    (x,) = check_arrays("im2col", "x (N, C, H, W)", x)
     kernel = pair(kernel_size, "kernel_size", 1)
     size = output_size(x.shape[2:], kernel, stride, padding)
     block = pad(to_chwn(x), padding)  # (C, H + 2p, W + 2p, N)
@@ -120,6 +123,8 @@ def col2im(
     kernel = pair(kernel_size, "kernel_size", 1)
     top, left = pair(padding, "padding", 0)
     size = output_size((height, width), kernel, stride, padding)
+    places = f"({channels * math.prod(kernel)}, {math.prod(size) * n})"
+    (columns,) = check_arrays("col2im", f"columns {places}", columns)
     columns = columns.reshape(channels, *kernel, *size, n)
     framed = channels, height + 2 * top, width + 2 * left, n
     block = np.zeros(framed, columns.dtype)

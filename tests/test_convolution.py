@@ -406,8 +406,8 @@ def refused(*parts):
 
 def test_wrong_channel_count():
     with refused(
-        *("5 channels", (4, 5, 8, 8), "expected 2", (3, 2, 3, 3)),
-        "Set in_channels to 5",
+        *("x of shape", (4, 5, 8, 8), "expected (N, C, H, W)", "C is 2"),
+        *((3, 2, 3, 3), "Set in_channels to 5"),
     ):
         small().forward(np.zeros((4, 5, 8, 8)))
 
@@ -460,20 +460,28 @@ def test_nonsense_kernels(kernel):
         Conv2d(1, 1, kernel, rng=np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8), (1, 1, 2, 8, 8), (128,)])
-def test_wrong_number_of_axes(shape):
-    with refused(shape, "expected (N, C, H, W)", "Add the missing axis"):
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((2, 8, 8), "Add an axis: x[np.newaxis]"),
+        ((8, 8), "x.reshape"),
+        ((1, 1, 2, 8, 8), "x.reshape"),
+        ((128,), "x.reshape"),
+    ],
+)
+def test_wrong_number_of_axes(shape, way):
+    with refused(shape, "expected (N, C, H, W)", way):
         small().forward(np.zeros(shape))
 
 
 def test_empty_batch():
-    with refused((0, 2, 8, 8), "N at least 1"):
+    with refused((0, 2, 8, 8), "expected", "No axis may be 0"):
         small().forward(np.zeros((0, 2, 8, 8)))
 
 
 def test_a_refused_forward_leaves_the_last_one_in_place():
     layer = small().to(np.float64)
     y = layer.forward(np.ones((1, 2, 5, 5)))
-    with refused("5 channels"):
+    with refused((1, 5, 8, 8), "C is 2"):
         layer.forward(np.zeros((1, 5, 8, 8)))
     assert layer.backward(np.ones_like(y)).shape == (1, 2, 5, 5)

@@ -45,7 +45,7 @@ def test_mean_and_std_are_numpys(values):
     "pixels", [np.zeros((0, 8, 8), np.uint8), np.full((2, 8, 8), 7, np.uint8)]
 )
 def test_nothing_to_scale_by(pixels):
-    with pytest.raises(ValueError, match=r"expected two.*[Ll]ook at"):
+    with pytest.raises(ValueError, match=r"expected.*[Ll]ook at"):
         mean_and_std(pixels)
 
 
@@ -94,7 +94,9 @@ def test_minibatches_by_seed():
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_minibatches_refuse_a_size(size):
-    with pytest.raises(ValueError, match=rf"{size}; expected at least 1"):
+    with pytest.raises(
+        ValueError, match=rf"{size}; expected a whole number of at least 1"
+    ):
         next(minibatches(numbered(5), size, np.random.default_rng(0)))
 
 

@@ -416,7 +416,7 @@ def test_each_process_finds_the_same_fingerprint(untouched, hash_seed):
 
 # A module, what is replaced in it by what, and whether results stay.
 EDITS = {
-    "a comment": ("relu", "return relu(x)", "return relu(x)  # !", True),
+    "a comment": ("relu", "y = relu(x)", "y = relu(x)  # !", True),
     "a docstring": ("relu", "entry by entry", "for each entry", True),
     "the text of an error": ("layer", "Call forward", "First call", True),
     "a new function": ("relu", "", "\n\ndef other():\n    pass\n", True),
@@ -434,8 +434,8 @@ EDITS = {
     "a method": ("optimizer", "-= self.lr", "+= self.lr", False),
     "a method of a base class": (
         "layer",
-        "_saved = values",
-        "_saved = ()",
+        "_saved = y.shape, values",
+        "_saved = y.shape, ()",
         False,
     ),
     "a check": ("optimizer", "momentum < 1", "momentum < 2", False),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,12 +105,9 @@ def test_a_view_that_is_not_contiguous():
     assert np.allclose(measured, 2 * x, atol=1e-8)
 
 
-def test_whole_numbers_are_refused():
-    with pytest.raises(
-        ValueError,
-        match=in_order("was given int64; expected", "astype(np.float64)"),
-    ):
-        numerical_gradient(lambda x: float(x.sum()), np.arange(3))
+def test_whole_numbers_become_floats_which_can_take_a_step():
+    measured = numerical_gradient(lambda x: float((x**2).sum()), [1, 2, 3])
+    assert np.allclose(measured, [2, 4, 6], atol=1e-8)
 
 
 # The relative error.
@@ -135,7 +131,6 @@ def test_relative_error_does_not_depend_on_the_unit():
 
 def test_relative_error_of_nothing():
     assert relative_error(np.zeros(3), np.zeros(3)) == 0
-    assert relative_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0
     assert relative_error(np.zeros(3), np.array([0, 1e-30, 0])) == 1
 
 
@@ -153,7 +148,9 @@ def test_what_is_not_finite_is_never_right(place, bad):
 
 def test_shapes_must_agree():
     """Broadcasting would compare (3,) with (3, 1) and say something."""
-    with pytest.raises(ValueError, match=r"\(3,\) and \(3, 1\); expected one"):
+    with pytest.raises(
+        ValueError, match=r"\(3, 1\); expected .* is \(3,\) as in a"
+    ):
         relative_error(np.ones(3), np.ones((3, 1)))
 
 

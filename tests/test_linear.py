@@ -106,20 +106,27 @@ def test_wrong_number_of_features_is_named():
     with pytest.raises(
         ValueError,
         match=in_order(
-            "given 7 features", (3, 7), "expected 5", "Set in_features to 7"
+            *("linear was given x of shape (3, 7); expected (N, D)"),
+            *("D is 5", (2, 5), "Set in_features to 7"),
         ),
     ):
         layer.forward(np.zeros((3, 7)))
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 1, 5)])
-def test_what_is_no_batch_of_rows_is_named(shape):
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((0, 5), "No axis may be 0"),
+        ((5,), "x[np.newaxis] is a batch of one"),
+        ((2, 1, 5), "Flatten()"),
+    ],
+)
+def test_what_is_no_batch_of_rows_is_named(shape, way):
     layer = Linear(5, 2, rng=np.random.default_rng(0))
     with pytest.raises(
         ValueError,
         match=in_order(
-            *("linear was given", shape),
-            *("expected (N, D) with N at least 1", "Flatten()"),
+            "linear was given x of shape", shape, "expected (N, D)", way
         ),
     ):
         layer.forward(np.zeros(shape))

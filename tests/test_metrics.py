@@ -187,17 +187,25 @@ GOOD = np.array([0, 1, 2])
         (
             GOOD,
             np.eye(3, dtype=int),
-            ["(3, 3)", "expected (3,)", "argmax(axis=1)"],
+            ["(3, 3)", "expected (3,)", "argmax(predictions, axis=1)"],
         ),
-        (np.eye(3, dtype=int), GOOD, ["labels", "(3, 3)", "argmax(axis=1)"]),
-        (GOOD, GOOD * 1.0, ["predictions", "float64", "integers"]),
-        (np.array(1), np.array(1), ["labels have shape ()", "expected (1,)"]),
+        (
+            np.eye(3, dtype=int),
+            GOOD,
+            ["labels", "(3, 3)", "argmax(labels, axis=1)"],
+        ),
+        (GOOD, GOOD * 1.0, ["predictions", "float64", "whole numbers"]),
+        (
+            np.array(1),
+            np.array(1),
+            ["labels of shape ()", "expected (1,)", "ravel"],
+        ),
         (
             GOOD + 1,
             GOOD,
-            ["labels run from 1 to 3", "expected 0..2", "from 0"],
+            ["labels", "from 1 to 3", "0..2", "subtract"],
         ),
-        (GOOD, GOOD - 1, ["predictions run from -1 to 1", "expected 0..2"]),
+        (GOOD, GOOD - 1, ["predictions", "from -1 to 1", "0..2", "below 0"]),
     ],
 )
 def test_what_is_no_class_number_is_refused(labels, predictions, words):

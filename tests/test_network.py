@@ -108,7 +108,8 @@ def test_a_lost_gradient_is_noticed():
 
     class HastyMaxPool2d(MaxPool2d):
         def backward(self, grad_output):
-            kept = np.zeros_like(self.saved()[0])
+            _, x, _ = self.saved(grad_output)
+            kept = np.zeros_like(x)
             kept[:, :, ::2, ::2] = super().backward(grad_output)[
                 :, :, ::2, ::2
             ]

@@ -141,6 +141,8 @@ def test_velocity_survives_an_overwritten_grad():
         (0.1, math.nan, 0.0),
         (0.1, 0.0, -1e-4),
         (0.1, 0.0, math.nan),
+        (math.inf, 0.0, 0.0),
+        (0.1, 0.0, math.inf),
     ],
 )
 def test_bad_hyperparameters_are_refused(lr, momentum, decay):
@@ -149,7 +151,7 @@ def test_bad_hyperparameters_are_refused(lr, momentum, decay):
         ValueError,
         match=in_order(
             f"lr is {lr}, momentum {momentum}, weight_decay {decay}; ",
-            "expected lr >= 0, 0 <= momentum < 1 and weight_decay >= 0",
+            "expected finite lr >= 0, 0 <= momentum < 1 and weight_decay",
             "Begin with lr=0.1",
         ),
     ):

@@ -355,11 +355,17 @@ def test_no_checkpoint_of_a_network_that_is_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs is 0; expected at least 1"),
-        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
-        ({"patience": 0}, "patience is 0; expected at least 1"),
-        ({"data": FEW.subset(slice(0))}, "training is 0; .* check the index"),
-        ({"held_out": FEW.subset(slice(0))}, "validation is 0; expected"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number"),
+        ({"patience": 0}, "patience is 0; expected a whole number"),
+        (
+            {"data": FEW.subset(slice(0))},
+            r"training of shape \(0, .*look at the index",
+        ),
+        (
+            {"held_out": FEW.subset(slice(0))},
+            r"validation of shape \(0, .*look at the index",
+        ),
     ],
 )
 def test_a_plan_that_cannot_work(options, message):
@@ -369,7 +375,7 @@ def test_a_plan_that_cannot_work(options, message):
 
 def test_predict_of_no_images():
     network, _, _ = start()
-    with pytest.raises(ValueError, match="images is 0; expected at least 1"):
+    with pytest.raises(ValueError, match=r"images of shape \(0, .*expected"):
         predict(network, FEW.images[:0])
 
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from cnn.layer import check_batch
+from cnn.data import check_arrays
 
 
 def lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -29,14 +29,11 @@ def grid_sample(
     ValueError if shapes do not fit or a place is not finite.
     Equation: eq-augmentation-bilinear.
     """
-    check_batch(images, "(N, C, H, W)", "grid_sample")
+    contract = "images (N, C, H, W), rows (N, H', W'), columns (N, H', W')"
+    images, rows, columns = check_arrays(
+        "grid_sample", contract, images, rows, columns
+    )
     n, channels, height, width = images.shape
-    if rows.shape != columns.shape or rows.ndim != 3 or len(rows) != n:
-        raise ValueError(
-            f"rows have shape {rows.shape}, columns {columns.shape}; "
-            f"expected ({n}, H', W') of both, as there are {n} images. "
-            "Repeat the places if all images share them."
-        )
     if not np.isfinite(rows.sum() + columns.sum()):
         raise ValueError(
             "a row or a column is nan or infinite; expected finite places. "
@@ -76,6 +73,8 @@ def affine_grid(
     Returns rows and columns, each (N, H, W), as grid_sample takes them.
     Equation: eq-augmentation-affine.
     """
+    contract = "matrices (N, 2, 2), shifts (N, 2)"
+    matrices, shifts = check_arrays("affine_grid", contract, matrices, shifts)
     centre = [(n - 1) / 2 for n in size]
     y, x = (
         (np.arange(n) - c).astype(matrices.dtype)
@@ -185,7 +184,7 @@ def distort(
     knots: of elastic_field, along each axis.
     ValueError if a strength is negative or not finite, or knots below 2.
     """
-    check_batch(images, "(N, C, H, W)", "distort")
+    (images,) = check_arrays("distort", "images (N, C, H, W)", images)
     strengths = (shift, rotation, scale, shear, elastic)
     if not all(0 <= s < np.inf for s in strengths) or knots < 2:
         raise ValueError(

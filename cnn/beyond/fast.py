@@ -10,8 +10,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import ThreadpoolController
 
-from cnn.convolution import Conv2d
-from cnn.layer import Layer, check_batch
+from cnn.convolution import CONTRACT, Conv2d
+from cnn.data import check_arrays
+from cnn.layer import Layer
 from cnn.max_pooling import MaxPool2d
 from cnn.network import Sequential
 from cnn.relu import ReLU, relu
@@ -123,13 +124,12 @@ class ConvReLUPool(Layer):
     def __init__(self, conv: Conv2d, pool: MaxPool2d) -> None:
         self.conv, self.pool = conv, pool
         # Zeros around x: conv's, and more where pool's frame will be.
-        sizes = zip(conv.padding, conv.stride, pool.padding, strict=True)
-        top, left = (p + s * q for p, s, q in sizes)
-        self.frame = top, left
+        p, s, q = conv.padding, conv.stride, pool.padding
+        self.frame = p[0] + s[0] * q[0], p[1] + s[1] * q[1]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         conv, pool, weight = self.conv, self.pool, self.conv.weight.value
-        check_batch(x, "(N, C, H, W)", "conv2d", weight)
+        weight, x = check_arrays("Conv2d", CONTRACT, weight, x)
         kernel, (tall, wide) = weight.shape[2:], pool.kernel_size
         (down, right), around = pool.stride, pool.padding
         size = output_size(x.shape[2:], kernel, conv.stride, conv.padding)
@@ -155,7 +155,8 @@ class ConvReLUPool(Layer):
             widest, column = knockout(across, [*np.arange(wide, dtype=kind)])
             codes = [column[u] + kind.type(wide * u.start) for u in tops]
             largest, winner = knockout([widest[u] for u in tops], codes)
-            self.save_for_backward(x.shape, windows, winner, largest)
+            y = largest.transpose(3, 1, 0, 2)  # from (H'', F, W'', N)
+            self.save_for_backward(y, x.shape, windows, winner, largest)
         else:
             widest = reduce(np.maximum, across)
             largest = reduce(np.maximum, [widest[u] for u in tops])
@@ -165,7 +166,7 @@ class ConvReLUPool(Layer):
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         maps = self.backward_to_maps(grad_output)
         weight, stride = self.conv.weight.value, self.conv.stride
-        (n, channels, height, width), *_ = self.saved()
+        _, (n, channels, height, width), *_ = self.saved(grad_output)
         (top, left), right = self.frame, self.pool.stride[1]
         shape = channels, height + 2 * top, width + 2 * left, n
         # The places in order: (combs, H', F, T, N) -> (H', F, W', N)
@@ -186,9 +187,9 @@ class ConvReLUPool(Layer):
 
         grad_output: dL/dy, (N, F, H'', W'').
         """
-        (n, *_), windows, winner, largest = self.saved()
+        grad, (n, *_), windows, winner, largest = self.saved(grad_output)
         filters, channels, height, width = self.conv.weight.value.shape
-        grad = np.empty(largest.shape, largest.dtype)  # (H'', F, W'', N)
+        grad_output, grad = grad, np.empty_like(largest)  # (H'', F, W'', N)
         np.multiply(grad_output.transpose(2, 1, 3, 0), largest > 0, out=grad)
         self.conv.bias.grad = np.einsum("ifjn->f", grad)
         *matrices, _, length = windows.shape

@@ -12,9 +12,15 @@ import numpy as np
 
 from cnn.back import processes
 from cnn.beyond.fast import blas, fuse_layers, keep_freed_memory
+from cnn.data import (
+    as_numbers,
+    check_arrays,
+    check_positive,
+    check_shapes,
+)
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.optimizer import SGD
-from cnn.training import check_finite, check_positive, partial_step
+from cnn.training import check_finite, partial_step
 
 
 def microbatches(
@@ -213,13 +219,10 @@ class ParallelStep:
                 "was closed; expected the network that it was made for. "
                 "Make a ParallelStep for each network."
             )
-        check_positive(images=len(images))
-        if labels.shape != (len(images),):
-            raise ValueError(
-                f"ParallelStep was given {len(images)} images and "
-                f"{len(labels)} labels; expected one label for each image. "
-                "Take both from the same minibatch."
-            )
+        labels = as_numbers("ParallelStep", "labels", labels)
+        (images,) = check_arrays("ParallelStep", "images (N, ...)", images)
+        heads = images.shape[:1], labels.shape[:1]
+        check_shapes("ParallelStep", "images (N,), labels (N,)", *heads)
         try:
             self.start(images, labels)
             self.submit(images, labels)

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnn.data import (
+    as_numbers,
+    check_arrays,
+    check_positive,
+    check_shapes,
+)
 from cnn.layer import Buffer, Layer
 from cnn.optimizer import SGD
-from cnn.training import check_finite, check_positive, partial_step
+from cnn.training import check_finite, partial_step
 
 
 if TYPE_CHECKING:
@@ -80,12 +86,10 @@ class DistributedStep:
         ValueError, before anything is updated, for an empty batch, for
         images and labels that do not match, and if the loss is not finite.
         """
-        check_positive(images=len(images))
-        if len(images) != len(labels):
-            raise ValueError(
-                f"there are {len(images)} images and {len(labels)} labels; "
-                "expected one label per image. Index both alike."
-            )
+        labels = as_numbers("DistributedStep", "labels", labels)
+        (images,) = check_arrays("DistributedStep", "images (N, ...)", images)
+        heads = images.shape[:1], labels.shape[:1]
+        check_shapes("DistributedStep", "images (N,), labels (N,)", *heads)
         count = min(self.shards, len(labels))
         arrays = network.named_arrays().values()
         futures = self.client.map(

@@ -1,0 +1,557 @@
+"""What is given to the package off the paved road: any type, any shape.
+
+A table has one right call of everything that takes arrays. Each array of it
+is then given in every other kind, and with every axis dropped, added, longer,
+of length 1 (which NumPy would stretch) and empty. What comes back is the right
+value, or an error in the package's own words.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONTRACT_LAYERS
+
+import cnn
+from cnn.beyond.augmentation import affine_grid, grid_sample
+from cnn.beyond.fast import fuse_layers
+from cnn.data import mean_and_std, scale
+from cnn.loss import log_softmax
+from cnn.windows import col2im, im2col
+
+
+Arrays = dict[str, Any]
+ARGUMENT = re.compile(r"(\w+) \((.*?)\)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A right call.
+
+    call: takes the arrays by name, and returns arrays and numbers.
+    arrays: names and shapes. A size with * is the caller's choice; "..." at
+        the end: there may be more axes or fewer.
+    says: one of these names is in each error.
+    labels: the arguments that are numbers of classes.
+    also: what is accepted here, and nowhere else.
+    """
+
+    call: Callable[..., Any]
+    arrays: str
+    says: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            name: tuple(int(n) for n in re.findall(r"\d+", axes))
+            for name, axes in ARGUMENT.findall(self.arrays)
+        }
+
+    def right(self) -> Arrays:
+        """Whole numbers, which every dtype can hold."""
+        rng = np.random.default_rng(0)
+        return {
+            name: rng.integers(0, 3, shape).astype(
+                np.int64 if name in self.labels else np.float64
+            )
+            for name, shape in self.shapes().items()
+        }
+
+
+def network() -> cnn.Sequential:
+    """(N, 1, 6, 6) -> (N, 3), in float64."""
+    rng = np.random.default_rng(0)
+    return cnn.Sequential(
+        cnn.Conv2d(1, 2, 3, rng=rng),
+        cnn.ReLU(),
+        cnn.MaxPool2d(2),
+        cnn.Flatten(),
+        cnn.Linear(8, 3, rng=rng),
+    ).to(np.float64)
+
+
+def dataset(images: Any, labels: Any) -> cnn.Dataset:
+    return cnn.Dataset("few", images, labels, ("a", "b", "c"), 0.0, 1.0)
+
+
+def stepped(step: Any, images: Any, labels: Any) -> Any:
+    ours = network()
+    optimizer = cnn.SGD(ours.parameters(), 0.1)
+    found = step(ours, optimizer, images, labels)
+    return *found, *ours.state_dict().values()
+
+
+def parallel_step(images: Any, labels: Any) -> Any:
+    ours = network()
+    with cnn.ParallelStep(ours, workers=1) as step:
+        found = step(ours, cnn.SGD(ours.parameters(), 0.1), images, labels)
+    return *found, *ours.state_dict().values()
+
+
+class Here:
+    """A client of dask's that computes at once."""
+
+    def map(self, function: Any, *arguments: Any, pure: bool) -> list[Any]:
+        return [function(*each) for each in zip(*arguments, strict=True)]
+
+    def gather(self, found: list[Any]) -> list[Any]:
+        return found
+
+
+def batches(images: Any, labels: Any) -> Any:
+    each = cnn.minibatches(
+        dataset(images, labels), 2, np.random.default_rng(0)
+    )
+    return [array for batch in each for array in batch]
+
+
+def criterion(logits: Any, labels: Any) -> Any:
+    loss = cnn.CrossEntropyLoss()
+    return loss.forward(logits, labels), loss.backward()
+
+
+def loaded(value: Any) -> Any:
+    layer = cnn.ReLU()
+    layer.shift = cnn.Parameter(np.ones((2, 3)))  # type: ignore[attr-defined]
+    layer.load_state_dict({"shift": value})
+    return layer.state_dict()["shift"]
+
+
+def saved(array: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        cnn.save_arrays(f"{folder}/a.npz", {"array": array})
+        return cnn.load_arrays(f"{folder}/a.npz")["array"]
+
+
+def distorted(images: Any) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return cnn.distort(images, rng, fill=0.0, shift=1.0, rotation=10)
+
+
+def value_and_grad(value: Any) -> Any:
+    parameter = cnn.Parameter(value)
+    return parameter.value, parameter.grad
+
+
+def checked(x: Any) -> Any:
+    layer = cnn.Linear(5, 3, rng=np.random.default_rng(0)).to(np.float64)
+    return sorted(cnn.check_gradients(layer, x, np.random.default_rng(0)))
+
+
+PAIR = ("labels", "predictions")
+LOSS = ("cross_entropy", "log_softmax")
+STEP = ("Conv2d", "linear", "Flatten", *LOSS)
+BATCH = "images (4, 1, 6*, 6*), labels (4,)"
+CALLS = {
+    "Buffer": Row(
+        lambda value: cnn.Buffer(value).value,
+        "value (2*, 3*, ...)",
+        ("Buffer",),
+        also=("empty",),
+    ),
+    "CrossEntropyLoss": Row(
+        criterion, "logits (4, 3*), labels (4,)", LOSS, ("labels",)
+    ),
+    "Dataset": Row(
+        lambda images, labels: [
+            getattr(dataset(images, labels).subset(slice(2)), name)
+            for name in ("images", "labels")
+        ],
+        "images (4, 1*, 6*, 6*, ...), labels (4,)",
+        ("Dataset",),
+        ("labels",),
+    ),
+    "DistributedStep": Row(
+        lambda images, labels: stepped(
+            cnn.DistributedStep(Here(), shards=2),  # type: ignore[arg-type]
+            images,
+            labels,
+        ),
+        BATCH,
+        ("DistributedStep", *STEP),
+        ("labels",),
+    ),
+    "ParallelStep": Row(
+        parallel_step, BATCH, ("ParallelStep", *STEP), ("labels",)
+    ),
+    "Parameter": Row(value_and_grad, "value (2*, 3*, ...)", ("Parameter",)),
+    "accuracy": Row(cnn.accuracy, "confusion (3, 3)", ("accuracy",)),
+    "average_precision_recall_f1": Row(
+        lambda confusion: [
+            cnn.average_precision_recall_f1(confusion, average)
+            for average in ("macro", "weighted", "micro")
+        ],
+        "confusion (3, 3)",
+        ("average_precision_recall_f1",),
+    ),
+    "check_gradients": Row(
+        checked, "x (4*, 5)", ("check_gradients", "linear")
+    ),
+    "confusion_matrix": Row(
+        lambda labels, predictions: cnn.confusion_matrix(
+            labels, predictions, 3
+        ),
+        "labels (4,), predictions (4,)",
+        ("confusion_matrix",),
+        PAIR,
+    ),
+    "conv2d": Row(
+        lambda x, weight, bias: cnn.conv2d(x, weight, bias, 2, 1),
+        "x (4*, 2, 6*, 6*), weight (3, 2, 3*, 3*), bias (3,)",
+        ("conv2d",),
+    ),
+    "conv2d_backward": Row(
+        cnn.conv2d_backward,
+        "grad_output (4, 3, 4, 4), x (4, 2, 6, 6), weight (3, 2, 3, 3)",
+        ("conv2d_backward",),
+    ),
+    "cross_entropy": Row(
+        cnn.cross_entropy, "logits (4, 3*), labels (4,)", LOSS, ("labels",)
+    ),
+    "cross_entropy_backward": Row(
+        cnn.cross_entropy_backward,
+        "logits (4, 3*), labels (4,)",
+        LOSS,
+        ("labels",),
+    ),
+    "distort": Row(distorted, "images (4*, 2*, 6*, 6*)", ("distort",)),
+    "evaluate": Row(
+        lambda images, labels: cnn.evaluate(
+            network(), dataset(images, labels)
+        ),
+        BATCH,
+        ("Dataset", "predict", *STEP),
+        ("labels",),
+    ),
+    "linear": Row(
+        cnn.linear, "x (4*, 5), weight (3, 5), bias (3,)", ("linear",)
+    ),
+    "linear_backward": Row(
+        cnn.linear_backward,
+        "grad_output (4, 3), x (4, 5), weight (3, 5)",
+        ("linear_backward",),
+    ),
+    "max_pool2d": Row(
+        lambda x: cnn.max_pool2d(x, 3, 1, 1),
+        "x (4*, 2*, 6*, 6*)",
+        ("max_pool2d",),
+    ),
+    "max_pool2d_backward": Row(
+        lambda grad_output, x, y: cnn.max_pool2d_backward(
+            grad_output, x, y, 3, 1
+        ),
+        "grad_output (4, 2, 4, 4), x (4, 2, 6, 6), y (4, 2, 4, 4)",
+        ("max_pool2d_backward",),
+    ),
+    "minibatches": Row(
+        batches,
+        "images (4, 1*, 6*, 6*, ...), labels (4,)",
+        ("Dataset",),
+        ("labels",),
+    ),
+    "numerical_gradient": Row(
+        lambda x: cnn.numerical_gradient(lambda x: float((x**2).sum()), x),
+        "x (2*, 3*, ...)",
+        ("numerical_gradient",),
+    ),
+    "precision_recall_f1": Row(
+        cnn.precision_recall_f1, "confusion (3, 3)", ("precision_recall_f1",)
+    ),
+    "predict": Row(
+        lambda images: cnn.predict(network(), images),
+        "images (4*, 1, 6*, 6*)",
+        ("predict", *STEP),
+    ),
+    "relative_error": Row(
+        cnn.relative_error, "a (2, 3), b (2, 3)", ("relative_error",)
+    ),
+    "relu": Row(cnn.relu, "x (2*, 3*, ...)", ("relu",)),
+    "relu_backward": Row(
+        cnn.relu_backward, "grad_output (2, 3), x (2, 3)", ("relu_backward",)
+    ),
+    "save_arrays": Row(
+        saved,
+        "array (2*, 3*, ...)",
+        ("save_arrays",),
+        also=("text", "a word", "bytes", "complex", "empty"),
+    ),
+    "softmax": Row(cnn.softmax, "logits (4*, 3*)", ("log_softmax",)),
+    "train_step": Row(
+        lambda images, labels: stepped(cnn.train_step, images, labels),
+        BATCH,
+        ("train_step", *STEP),
+        ("labels",),
+    ),
+}
+# What takes no arrays, or takes them in an object that was looked at.
+WITHOUT = {
+    *("SGD", "Function", "Layer", "EpochMetrics", "ExponentialMovingAverage"),
+    *("initialize", "he_std", "xavier_std", "cosine_schedule", "train"),
+    *("load_arrays", "load_dataset", "run_experiment"),
+    *("keep_freed_memory", "open_workers"),
+}
+# Not exported, but called by name in the chapters.
+CALLS |= {
+    "affine_grid": Row(
+        lambda matrices, shifts: affine_grid(matrices, shifts, (6, 6)),
+        "matrices (4, 2, 2), shifts (4, 2)",
+        ("affine_grid",),
+    ),
+    "col2im": Row(
+        lambda columns: col2im(columns, (4, 2, 6, 6), 3),
+        "columns (18, 64)",
+        ("col2im",),
+    ),
+    "grid_sample": Row(
+        lambda images, rows, columns: grid_sample(images, rows, columns, 0),
+        "images (4, 2*, 6*, 6*), rows (4, 5, 5), columns (4, 5, 5)",
+        ("grid_sample",),
+    ),
+    "im2col": Row(
+        lambda x: im2col(x, 3, 2, 1), "x (4*, 2*, 6*, 6*)", ("im2col",)
+    ),
+    "load_state_dict": Row(loaded, "value (2, 3)", ("it was saved", "it ")),
+    "log_softmax": Row(log_softmax, "logits (4*, 3*)", ("log_softmax",)),
+    "mean_and_std": Row(
+        mean_and_std, "pixels (4*, 6*, 6*, ...)", ("mean_and_std", "pixels")
+    ),
+    "scale": Row(
+        lambda pixels: scale(pixels, 1.0, 2.0),
+        "pixels (4*, 6*, 6*, ...)",
+        ("scale",),
+    ),
+}
+FREE = {
+    "Conv2d": "x (4*, 2, 6*, 6*)",
+    "ReLU": "x (4*, 2*, 6*, 6*, ...)",
+    "MaxPool2d": "x (4*, 2*, 6*, 6*)",
+    "Flatten": "x (4*, 2*, 6*, 6*, ...)",
+    "Linear": "x (4*, 5)",
+    "Sequential": "x (4*, 2, 6*, 6*)",
+    "ConvReLUPool": "x (4*, 2, 6*, 6*)",
+}
+MAKERS = {name: make for name, (make, _) in CONTRACT_LAYERS.items()} | {
+    "ConvReLUPool": lambda: fuse_layers(
+        cnn.Sequential(
+            cnn.Conv2d(2, 3, 3, rng=np.random.default_rng(0)),
+            cnn.ReLU(),
+            cnn.MaxPool2d(2),
+        )
+    ).layers[0]
+}
+
+
+def layer_row(name: str, way: str) -> Row:
+    make, x = MAKERS[name], FREE[name]
+    if way == "forward":
+        lower = name.lower().replace("maxpool", "max_pool")
+        says = name, lower, *(STEP if name == "Sequential" else ())
+        if name == "ConvReLUPool":
+            says = ("Conv2d",)
+        return Row(lambda x: make().to(np.float64).forward(x), x, says)
+    shape = Row(make, x, ()).shapes()["x"]
+    y = make().forward(np.ones(shape)).shape
+
+    def call(grad_output: Any) -> Any:
+        layer = make().to(np.float64)
+        layer.forward(np.ones(shape))
+        found = getattr(layer, way)(grad_output)
+        return found, *(parameter.grad for parameter in layer.parameters())
+
+    says = (f"{name if name != 'Sequential' else 'Linear'}.backward",)
+    return Row(call, f"grad_output {y}", says)
+
+
+ROWS = CALLS | {
+    f"{name}.{way}": layer_row(name, way)
+    for name in FREE
+    for way in ("forward", "backward", "backward_parameters")
+}
+ARGUMENTS = [
+    (name, argument) for name in ROWS for argument in ROWS[name].shapes()
+]
+each_argument = pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+
+
+def numbers(found: Any) -> Iterator[np.ndarray]:
+    if isinstance(found, list | tuple):
+        for each in found:
+            yield from numbers(each)
+    elif found is not None:
+        yield np.asarray(found)
+
+
+def outcome(row: Row, arrays: Arrays) -> list[np.ndarray] | str:
+    """What is returned, or what a ValueError says; all else is a fault."""
+    try:
+        return list(numbers(row.call(**arrays)))
+    except ValueError as error:
+        said = str(error)
+        assert "expected" in said, said
+        words = *row.says, "kernel_size"  # which does not fit
+        assert any(word in said for word in words), said
+        return said
+
+
+def same(found: Any, right: Any, tolerance: float) -> bool:
+    return len(found) == len(right) and all(
+        a.shape == b.shape
+        and (
+            np.array_equal(a, b)
+            or np.allclose(a, b, rtol=tolerance, atol=tolerance)
+        )
+        for a, b in zip(found, right, strict=True)
+    )
+
+
+# --- everything is in the table ----------------------------------------------
+
+
+def test_everything_that_takes_arrays_is_in_the_table() -> None:
+    listed = {*CALLS, *FREE, *WITHOUT}
+    assert set(cnn.__all__) <= listed, (
+        "What is offered must stand in CALLS with a right call or, if it "
+        "takes no arrays, in WITHOUT."
+    )
+    assert {*CONTRACT_LAYERS} <= {*FREE}
+    for name in WITHOUT & set(cnn.__all__):
+        signature = inspect.signature(getattr(cnn, name))
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not np.ndarray, name
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_has_each_array(name: str) -> None:
+    found = outcome(ROWS[name], ROWS[name].right())
+    assert not isinstance(found, str), found
+    item = getattr(cnn, name, None)
+    if inspect.isfunction(item):
+        arrays = {
+            parameter.name
+            for parameter in inspect.signature(item).parameters.values()
+            if parameter.annotation is np.ndarray
+        }
+        assert arrays <= ROWS[name].shapes().keys()
+
+
+# --- kinds and dtypes -------------------------------------------------------
+
+# Each of the same numbers; those that are no bools are 0, 1 and 2.
+ACCEPTED: dict[str, Callable[[np.ndarray], Any]] = {
+    "list": lambda a: a.tolist(),
+    "tuple": lambda a: tuple(a.tolist()),
+    **{
+        name: lambda a, name=name: a.astype(name)  # type: ignore[misc]
+        for name in ("i1", "i2", "i4", "i8", "u1", "u8", ">i4", ">i8")
+    },
+    "float32": lambda a: a.astype(np.float32),
+    "float64": lambda a: a.astype(np.float64),
+    "longdouble": lambda a: a.astype(np.longdouble),
+    "float16": lambda a: a.astype(np.float16),
+    "big-endian": lambda a: a.astype(">f8"),
+    "big-endian, half": lambda a: a.astype(">f4"),
+    "bool": lambda a: a.astype(bool),
+    "every other one": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "backwards": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "Fortran": np.asfortranarray,
+    "broadcast": lambda a: np.broadcast_to(a, a.shape),
+    "no gaps": np.ma.masked_array,
+    "tensor": torch.tensor,
+}
+REFUSED: dict[str, Callable[[np.ndarray], Any]] = {
+    "complex": lambda a: a.astype(complex),
+    "object": lambda a: a.astype(object),
+    "text": lambda a: a.astype(str),
+    "a word": lambda a: "images",
+    "bytes": lambda a: a.astype(bytes),
+    "nothing": lambda a: None,
+    "dates": lambda a: a.astype("M8[D]"),
+    "times": lambda a: a.astype("m8[s]"),
+    "gaps": lambda a: np.ma.masked_equal(a, a.ravel()[0]),
+    "a dictionary": lambda a: {"x": a},
+    "ragged": lambda a: [[1.0, 2.0], [3.0]],
+    "a generator": lambda a: (row for row in a),
+    "a gradient": lambda a: torch.tensor(a.astype(float), requires_grad=True),
+    "bfloat16": lambda a: torch.tensor(a).to(torch.bfloat16),
+}
+# Labels must be whole: which is bools and floats is told what to do.
+NO_LABELS = {
+    *("float32", "float64", "longdouble", "float16", "bool"),
+    *("big-endian", "big-endian, half"),
+}
+
+
+@each_argument
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_the_same_numbers_of_another_kind(
+    name: str, argument: str, kind: str
+) -> None:
+    row = ROWS[name]
+    arrays = row.right()
+    if kind == "bool":
+        arrays[argument] = arrays[argument].clip(0, 1)
+    right = outcome(row, arrays)
+    given = ACCEPTED[kind](arrays[argument])
+    found = outcome(row, arrays | {argument: given})
+    if isinstance(found, str):
+        label = argument in row.labels and kind in NO_LABELS
+        assert label, f"{kind} is refused: {found}"
+    else:
+        small = {"float32", "big-endian, half", "bool", "i1", "i2", "u1"}
+        tolerance = 1e-4 if kind in small else 1e-9
+        assert same(found, right, 0.05 if kind == "float16" else tolerance)
+
+
+@each_argument
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_holds_no_plain_numbers(
+    name: str, argument: str, kind: str
+) -> None:
+    row = ROWS[name]
+    arrays = row.right()
+    given = REFUSED[kind](arrays[argument])
+    found = outcome(row, arrays | {argument: given})
+    assert isinstance(found, str) or kind in row.also, "it was accepted"
+
+
+# --- shapes -----------------------------------------------------------------
+
+
+def longer(array: np.ndarray, axis: int) -> np.ndarray:
+    return np.concatenate([array, array.take([0], axis)], axis)
+
+
+def other_shapes(row: Row, argument: str) -> Iterator[tuple[str, Any, bool]]:
+    """What is wrong, the array, and whether it may be right all the same."""
+    array = row.right()[argument]
+    axes = dict(ARGUMENT.findall(row.arrays))[argument]
+    any_axes, sizes = "..." in axes, re.findall(r"\d+\*?", axes)
+    yield "the first axis is gone", array[0], any_axes and "*" in sizes[0]
+    yield "the last axis is gone", array[..., 0], any_axes
+    yield "one before", array[np.newaxis], any_axes and "*" in sizes[0]
+    yield "one behind", array[..., np.newaxis], any_axes
+    yield "no axes at all", array.ravel()[0], any_axes and "*" in sizes[0]
+    for axis, size in enumerate(sizes):
+        free = "*" in size
+        yield f"{axis} is longer", longer(array, axis), free
+        yield f"{axis} has length 1", array.take([0], axis), free
+        yield f"{axis} is empty", array.take([], axis), False
+
+
+@each_argument
+def test_another_shape(name: str, argument: str) -> None:
+    row = ROWS[name]
+    for fault, array, fine in other_shapes(row, argument):
+        found = outcome(row, row.right() | {argument: array})
+        fine = fine or fault.partition(" is ")[2] in row.also
+        if array.shape != row.right()[argument].shape and not fine:
+            assert isinstance(found, str), f"{fault}: accepted"
