@@ -420,10 +420,10 @@ EDITS = {
     "a docstring": ("relu", "entry by entry", "for each entry", True),
     "the text of an error": ("layer", "Call forward", "First call", True),
     "a new function": ("relu", "", "\n\ndef other():\n    pass\n", True),
-    "what only loads data": ("data", "load_digits", "load_wine", True),
+    "what only loads data": ("back/files", "load_digits", "load_wine", True),
     "how plots are drawn": ("back/plots", "#0072B2", "#0072B3", True),
     "an optimization": ("beyond/fast", "return", "return 1 and", True),
-    "an operator": ("relu", "* (x > 0)", "* (x >= 0)", False),
+    "an operator": ("relu", "~(x <= 0)", "~(x < 0)", False),
     "a helper's helper": ("loss", ".max(", ".min(", False),
     "a default": (
         "optimizer",
@@ -474,7 +474,7 @@ def test_what_a_page_defines_and_what_it_imports_are_the_same_code():
     uses = "\ndef experiment(x): return relu(ReLU().forward(x))"
     defined = of(source + uses)
     assert of("from cnn.relu import ReLU, relu" + uses) == defined
-    assert of(source.replace("(x > 0)", "(x >= 0)") + uses) != defined
+    assert of(source.replace("~(x <= 0)", "~(x < 0)") + uses) != defined
 
 
 def test_the_name_behind_the_dot_is_followed():

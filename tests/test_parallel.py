@@ -220,9 +220,9 @@ def test_what_it_refuses():
     with ParallelStep(network, workers=1) as step:
         with pytest.raises(ValueError, match="another network"):
             step(two_poolings(), sgd, x, labels)
-        with pytest.raises(ValueError, match="images of shape .0, "):
+        with pytest.raises(ValueError, match=r"images of shape .0, "):
             step(network, sgd, x[:0], labels[:0])
-        with pytest.raises(ValueError, match="labels of shape .7,.*N is 8"):
+        with pytest.raises(ValueError, match=r"labels of shape .7,.*N is 8"):
             step(network, sgd, x, labels[:7])
     with pytest.raises(ValueError, match="closed"):
         step(network, sgd, x, labels)

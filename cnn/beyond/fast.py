@@ -164,19 +164,18 @@ class ConvReLUPool(Layer):
         return relu(largest).transpose(3, 1, 0, 2)  # from (H'', F, W'', N)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        maps = self.backward_to_maps(grad_output)
-        weight, stride = self.conv.weight.value, self.conv.stride
+        conv, maps = self.conv, self.backward_to_maps(grad_output)
         _, (n, channels, height, width), *_ = self.saved(grad_output)
         (top, left), right = self.frame, self.pool.stride[1]
         shape = channels, height + 2 * top, width + 2 * left, n
         # The places in order: (combs, H', F, T, N) -> (H', F, W', N)
-        fit = (shape[2] - weight.shape[3]) // stride[1] + 1
+        fit = (shape[2] - conv.weight.value.shape[3]) // conv.stride[1] + 1
         cols = min(fit, right * maps.shape[3])
         grad = np.zeros((*maps.shape[1:3], cols, n), maps.dtype)
         for c, comb in enumerate(maps):
             places = grad[:, :, c::right]
             places[...] = comb[:, :, : places.shape[2]]
-        block = slabs_grad_input(grad, weight, stride, shape)
+        block = slabs_grad_input(grad, conv.weight.value, conv.stride, shape)
         return from_chwn(block[:, top : top + height, left : left + width])
 
     def backward_parameters(self, grad_output: np.ndarray) -> None:
@@ -189,7 +188,7 @@ class ConvReLUPool(Layer):
         """
         grad, (n, *_), windows, winner, largest = self.saved(grad_output)
         filters, channels, height, width = self.conv.weight.value.shape
-        grad_output, grad = grad, np.empty_like(largest)  # (H'', F, W'', N)
+        grad_output, grad = grad, np.empty(largest.shape, largest.dtype)
         np.multiply(grad_output.transpose(2, 1, 3, 0), largest > 0, out=grad)
         self.conv.bias.grad = np.einsum("ifjn->f", grad)
         *matrices, _, length = windows.shape
