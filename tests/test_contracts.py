@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT_LAYERS
+from conftest import CONTRACT_LAYERS, in_order
 
 import cnn
 from cnn.beyond.augmentation import affine_grid, grid_sample
@@ -555,3 +555,198 @@ def test_another_shape(name: str, argument: str) -> None:
         fine = fine or fault.partition(" is ")[2] in row.also
         if array.shape != row.right()[argument].shape and not fine:
             assert isinstance(found, str), f"{fault}: accepted"
+
+
+# --- the way out ------------------------------------------------------------
+
+Z = np.random.default_rng(1).standard_normal((3, 4))
+T = np.array([2, 0, 3])
+WAYS_WITH_LABELS: dict[str, tuple[Any, Callable[[Any], Any], str]] = {
+    "a column": (T[:, np.newaxis], np.ravel, "np.ravel(labels)"),
+    "a row": (T[np.newaxis], np.ravel, "np.ravel(labels)"),
+    "a column in a list": ([[2], [0], [3]], np.ravel, "np.ravel(labels)"),
+    "one-hot": (
+        np.eye(4)[T],
+        lambda labels: np.argmax(labels, axis=1),
+        "np.argmax(labels, axis=1)",
+    ),
+    "floats": (
+        T.astype(float),
+        lambda labels: np.array(labels, int),
+        "np.array(labels, int)",
+    ),
+    "floats in a list": (
+        [2.0, 0.0, 3.0],
+        lambda labels: np.array(labels, int),
+        "np.array(labels, int)",
+    ),
+    "from 1": (
+        T + 1,
+        lambda labels: np.subtract(labels, 1),
+        "np.subtract(labels, 1)",
+    ),
+    "from 1, in a list": (
+        [3, 1, 4],
+        lambda labels: np.subtract(labels, 1),
+        "np.subtract(labels, 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WAYS_WITH_LABELS)
+def test_the_way_out_leads_to_the_right_loss(fault: str) -> None:
+    given, way, said = WAYS_WITH_LABELS[fault]
+    with pytest.raises(ValueError, match=in_order("expected (3,)", said)):
+        cnn.cross_entropy(Z, given)
+    assert cnn.cross_entropy(Z, way(given)) == cnn.cross_entropy(Z, T)
+    assert np.array_equal(
+        cnn.confusion_matrix(T, way(given), 4), np.diag([1, 0, 1, 1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0.5, 1.0, 2.0], "a fraction is none"),
+        ([np.nan, 1.0, 2.0], "a fraction is none"),
+        ([np.inf, 1.0, 2.0], "a fraction is none"),
+        ([-1.0, 1.0, 2.0], "a fraction is none"),
+        ([2, 0], "one number of a class for each of the 3 images"),
+        ([2, 0, 3, 1], "one number of a class for each of the 3 images"),
+        (2, "one number of a class for each of the 3 images"),
+        ([2, -1, 3], "Leave out images without a class"),
+        ([2, 0, 7], "more outputs, a larger num_classes"),
+        ([1, 2, 5], "more outputs, a larger num_classes"),
+    ],
+)
+def test_labels_without_a_simple_way_out(labels: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=in_order("expected (3,)", said)):
+        cnn.cross_entropy(Z, labels)
+
+
+def test_every_class_may_be_a_label() -> None:
+    for labels in ([0, 0, 0], [3, 3, 3], [0, 3, 0]):
+        assert cnn.cross_entropy(Z, labels) > 0
+
+
+X = np.random.default_rng(2).standard_normal((5, 2, 6, 6))
+W = np.random.default_rng(3).standard_normal((3, 2, 3, 3))
+GREY = W[:, :1]
+B = np.zeros(3)
+ARRAY_WAYS: dict[str, tuple[Any, Any, Any, str, str]] = {
+    "one image": (X[0], W, B, "x[np.newaxis]", "X[:1]"),
+    "grey images": (X[:, 0], GREY, B, "x[:, np.newaxis]", "X[:, :1]"),
+    "text": (X.astype(str), W, B, "np.array(x, float)", "X"),
+    "objects": (X.astype(object), W, B, "np.array(x, float)", "X"),
+    "complex": (X.astype(complex), W, B, "np.real(x)", "X"),
+    "gaps": (
+        np.ma.masked_equal(np.where(X > 0, X, 0), 0),
+        *(W, B, "x.filled(0)", "np.where(X > 0, X, 0)"),
+    ),
+    "rows": (X.reshape(5, 72), W, B, "x.reshape", "X"),
+    "a tensor": (
+        torch.tensor(X, requires_grad=True),
+        *(W, B, "tensor.detach().numpy()", "X"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", ARRAY_WAYS)
+def test_the_way_out_leads_to_the_right_images(fault: str) -> None:
+    x, weight, bias, way, right = ARRAY_WAYS[fault]
+    with pytest.raises(
+        ValueError, match=in_order("conv2d was given x ", "expected", way)
+    ):
+        cnn.conv2d(x, weight, bias)
+    way = way.replace("tensor", "x") + "(X.shape)" * (way == "x.reshape")
+    found = cnn.conv2d(eval(way, {"np": np, "x": x, "X": X}), weight, bias)
+    expected = eval(right, {"np": np, "X": X})
+    assert np.allclose(found, cnn.conv2d(expected, weight, bias))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: cnn.conv2d(X, W, B[:1]), "where F is 3 as in weight of"),
+        (lambda: cnn.conv2d(X[:0], W, B), "look at the index that selected"),
+        (lambda: cnn.conv2d(X, GREY, B), "Set in_channels to 2"),
+        (lambda: cnn.linear(X, W[:, 0, 0], B), "Put a Flatten()"),
+        (lambda: cnn.linear(Z, W[:, 0, 0], B), "Set in_features to 4"),
+        (
+            lambda: cnn.relu_backward(np.ones(3), np.ones((3, 1))),
+            "A gradient has the shape of what it is a gradient to.",
+        ),
+        (
+            lambda: cnn.linear_backward(Z[:2], Z, np.eye(4)),
+            "A gradient has the shape",
+        ),
+        (lambda: cnn.accuracy(Z), "expected (K, K), where K is 3"),
+        (lambda: cnn.accuracy(-np.eye(3)), "confusion_matrix counts"),
+        (lambda: cnn.relu([[1.0], [1.0, 2.0]]), "inhomogeneous shape"),
+        (lambda: scale(X[:, 0], 0.0, 1.0), "np.rint(255 * pixels)"),
+        (lambda: dataset(X, [0, 1, 2]), "Index both alike"),
+        (
+            lambda: stepped(cnn.train_step, X[:, :1], [0, 1, 2, 0]),
+            "expected (5,)",
+        ),
+        (lambda: parallel_step(X[:, :1], [0]), "Take both from the same"),
+    ],
+)
+def test_each_case_has_a_way_out_of_its_own(
+    call: Callable[[], Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=in_order("expected")) as caught:
+        call()
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "right"),
+    [
+        (
+            lambda: cnn.conv2d(X, W, B, [2, 1], [1, 0]),
+            lambda: cnn.conv2d(X, W, B, (2, 1), (1, 0)),
+        ),
+        (
+            lambda: cnn.max_pool2d(X, np.int64(2), [np.int8(1), 2]),
+            lambda: cnn.max_pool2d(X, 2, (1, 2)),
+        ),
+    ],
+)
+def test_a_pair_may_be_a_list(
+    call: Callable[[], Any], right: Callable[[], Any]
+) -> None:
+    assert np.array_equal(call(), right())
+
+
+COUNTS: dict[str, Callable[[Any], Any]] = {
+    "in_channels": lambda n: cnn.Conv2d(n, 1, 1, rng=rng()),
+    "out_channels": lambda n: cnn.Conv2d(1, n, 1, rng=rng()),
+    "in_features": lambda n: cnn.Linear(n, 1, rng=rng()),
+    "out_features": lambda n: cnn.Linear(1, n, rng=rng()),
+    "fan_in": lambda n: cnn.he_std(n, 1) + cnn.xavier_std(n, 1),
+    "fan_out": lambda n: cnn.he_std(1, n) + cnn.xavier_std(1, n),
+    "num_classes": lambda n: cnn.confusion_matrix([0], [0], n),
+    "batch_size": lambda n: next(
+        cnn.minibatches(dataset(X, [0] * 5), n, rng())
+    ),
+    "workers": lambda n: cnn.ParallelStep(network(), workers=n),
+    "shards": lambda n: cnn.DistributedStep(Here(), shards=n),  # type: ignore[arg-type]
+    "kernel_size": lambda n: (cnn.MaxPool2d(n), cnn.max_pool2d(X, n)),
+    "stride": lambda n: cnn.conv2d(X, W, B, n),
+}
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_are_whole_and_positive(name: str) -> None:
+    COUNTS[name](np.int64(1))
+    for count in (0, -1, 1.5, 1.0, "1", None, [1], (1, 2, 3), np.nan):
+        if name != "stride" or count is not None:
+            with pytest.raises(
+                ValueError, match=in_order(name, repr(count), "expected")
+            ):
+                COUNTS[name](count)
