@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
 
+from cnn import max_pool2d, max_pool2d_backward
 from cnn.back.touch import DTYPES, pack, touch
 from cnn.windows import col2im, im2col, output_size
 
@@ -210,7 +211,12 @@ def test_what_is_handed_over_cannot_end_its_script() -> None:
 PENCIL = {"x": np.array([1, 2, 0, -1, 3]), "w": np.array([1, 2, -1])}
 G = np.array([1, 2, 3])
 WINDOWS = {"H": 6, "k": 3, "s": 2, "p": 0}
-ALL = {"pencil": {**PENCIL, "g": G}, "windows": WINDOWS}
+POOLING = {"x": np.random.default_rng(1).integers(-4, 5, (6, 6)) * 1.0}
+ALL = {
+    "pencil": {**PENCIL, "g": G},
+    "windows": WINDOWS,
+    "pooling": POOLING,
+}
 
 
 def test_the_still_figure_gives_way_and_keeps_its_caption(
@@ -438,3 +444,93 @@ def test_windows_by_keys(open_figure: Open) -> None:
     figure.slide("k", 7)
     assert "do not fit" in figure.sum()
     assert figure.errors == []
+
+
+# --- the pooling board -----------------------------------------------------
+
+
+def pooled(
+    x: np.ndarray, k: int, s: int, p: int, ties: str, frame: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each window's largest number, and what a 1 from each adds up to."""
+    wide = np.pad(x, p, constant_values=frame)
+    grad = np.zeros_like(wide)
+    size = (len(wide) - k) // s + 1
+    y = np.zeros((size, size))
+    for i, j in np.ndindex(y.shape):
+        window = np.s_[i * s : i * s + k, j * s : j * s + k]
+        y[i, j] = wide[window].max()
+        wins = (wide[window] == y[i, j]) * 1.0
+        if ties == "first":
+            wins[...] = np.arange(k * k).reshape(k, k) == wins.argmax()
+        grad[window] += wins / (wins.sum() if ties == "shared" else 1)
+    return y, grad
+
+
+def check_pooling(
+    figure: Figure,
+    x: np.ndarray,
+    k: int = 2,
+    s: int = 2,
+    p: int = 0,
+    ties: str = "first",
+    frame: float = -np.inf,
+) -> None:
+    """Map, outputs, what arrives, and the ledger."""
+    y, grad = pooled(x, k, s, p, ties, frame)
+    texts = figure.texts()
+    for (i, j), value in np.ndenumerate(y):
+        assert float(texts[f"y{i} {j}"]) == value
+    assert f"y{len(y)} 0" not in texts
+    for (a, b), value in np.ndenumerate(grad):
+        shown = texts.get(f"d{a - p} {b - p}", "0")
+        assert float(shown) == pytest.approx(value, abs=0.006)
+    inside = grad[p : p + len(x), p : p + len(x)].sum()
+    assert float(texts["arrived"]) == pytest.approx(inside, abs=0.006)
+    lost = grad.sum() - inside
+    assert float(texts.get("lost", 0)) == pytest.approx(lost, abs=0.006)
+    if ties == "first" and frame == -np.inf:  # as the package has it
+        image = x[np.newaxis, np.newaxis]
+        mine = max_pool2d(image, k, s, p)
+        back = max_pool2d_backward(np.ones_like(mine), image, mine, k, s, p)
+        assert np.array_equal(mine[0, 0], y)
+        assert np.array_equal(back[0, 0], grad[p : p + len(x), p : p + len(x)])
+    assert figure.errors == []
+
+
+def test_pooling_by_pointer(open_figure: Open) -> None:
+    x = POOLING["x"].copy()
+    figure = open_figure("pooling", **POOLING)
+    check_pooling(figure, x)
+    figure.drag("x8", 6)
+    x[1, 2] += 6
+    check_pooling(figure, x)
+    figure.choose("each")
+    check_pooling(figure, x, ties="all")
+    figure.choose("in shares")
+    check_pooling(figure, x, ties="shared")
+    figure.slide("k", 3)
+    figure.slide("s", 1)
+    check_pooling(figure, x, 3, 1, ties="shared")
+    figure.choose("the first")
+    figure.slide("p", 1)
+    check_pooling(figure, x, 3, 1, 1)
+    figure.at("y1 2").click()
+    assert figure.said().startswith("Window (1, 2): the largest is")
+
+
+def test_pooling_by_keys(open_figure: Open) -> None:
+    x = -np.abs(POOLING["x"]) - 1
+    figure = open_figure("pooling", 1200, x=x)
+    x = x.copy()
+    figure.press("x0", "ArrowUp", "ArrowRight", "PageDown")
+    x[0, 0] += 1
+    x[0, 1] -= 5
+    check_pooling(figure, x)
+    figure.press("y0 0", "ArrowRight", "Enter")
+    assert figure.at("y0 1").get_attribute("aria-pressed") == "true"
+    figure.page.locator("input[name^='p-']").press("ArrowRight")
+    check_pooling(figure, x, p=1)
+    figure.page.locator("input[value='0'][type='radio']").press("Space")
+    check_pooling(figure, x, p=1, frame=0)
+    assert "what it won is lost" in figure.said()
