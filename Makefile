@@ -27,6 +27,12 @@ check: ## style, types, and whether package and book agree
 	mypy --strict book/_ext benchmarks
 	python book/_ext/tangle.py --check
 
+coverage: ## which lines and branches of cnn/ do the tests not reach?
+	pytest --cov --cov-report=term-missing
+
+mutants: ## break cnn/ line by line; do the tests notice? make mutants MODULE=relu
+	python tests/mutants.py $(MODULE)
+
 bench: ## time training and inference beside PyTorch and others
 	python -m benchmarks
 
@@ -34,4 +40,4 @@ clean: ## delete what was built; results of experiments stay
 	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
-.PHONY: help book page tangle back test check bench clean
+.PHONY: help book page tangle back test check coverage mutants bench clean

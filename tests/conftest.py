@@ -33,6 +33,14 @@ settings.register_profile(
     print_blob=True,
 )
 settings.register_profile(
+    "mutants",
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+)
+settings.register_profile(
     "thorough",
     max_examples=3000,
     deadline=None,

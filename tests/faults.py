@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from short_training import bits, run
+from tqdm import tqdm
 
 from cnn import load_dataset, run_experiment
 
@@ -119,6 +121,9 @@ def kill() -> None:
 
 def fork(work: Callable[[], object]) -> int:
     """Do the work in a child process; returns its id."""
+    # tqdm's own lock is one for parent and child: a child that is killed
+    # while it holds that would stop the parent for ever.
+    tqdm.set_lock(threading.RLock())
     child = os.fork()
     if child == 0:
         code = 1

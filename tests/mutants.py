@@ -1,0 +1,193 @@
+"""Break the package in small ways, one by one: do its tests notice?
+
+    python tests/mutants.py [--show] [relu] [linear] [beyond/fast] ...
+
+mutmut makes each mutant: a + that becomes a -, a default that becomes another,
+an argument that is left out. It runs the tests of the module against each one.
+A mutant that survives is a line that no test holds, or it changes nothing that
+matters. The latter are in tests/survivors.toml, each with its reason; one that
+is not in there is an error. So is a score below 95 %.
+
+The work is done in copies, in _build/mutants, where an interrupted run goes
+on. `[tool.mutmut]` of pyproject.toml has the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "_build" / "mutants"
+REASONS = ROOT / "tests" / "survivors.toml"
+SCORE = 0.95
+
+# Each module, and what tests it besides its own file.
+MODULES = {
+    "layer": ["network"],
+    "gradient_check": [],
+    "linear": ["layer"],
+    "relu": ["layer"],
+    "windows": ["convolution", "max_pooling"],
+    "convolution": ["layer"],
+    "max_pooling": ["layer"],
+    "loss": [],
+    "initialization": [],
+    "optimizer": [],
+    "network": ["layer"],
+    "metrics": [],
+    "training": [],
+    "data": [],
+    "beyond/fast": [],
+    "beyond/parallel": [],
+}
+# What walks the whole surface belongs to all of them.
+WALKS = ("contracts", "objects", "nonfinite", "properties")
+
+SHOW = """
+import json, sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+path = sys.argv[1]
+names = json.load(sys.stdin)
+print(json.dumps([get_diff_for_mutant(name, path=path) for name in names]))
+"""
+
+
+def tests_of(module: str) -> list[str]:
+    """The test files that are run against a module's mutants."""
+    names = [Path(module).name, *MODULES[module], *WALKS]
+    files = [f"tests/test_{name}.py" for name in dict.fromkeys(names)]
+    return [file for file in files if (ROOT / file).is_file()]
+
+
+def copy(module: str) -> Path:
+    """A folder with all that is needed to test the module's mutants."""
+    place = WORK / module.replace("/", "-")
+    place.mkdir(parents=True, exist_ok=True)
+    for folder in ("cnn", "tests", "book"):
+        # Equal times let mutmut see which files have changed.
+        done = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", folder],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for name in done.stdout.split("\n"):
+            if name.endswith((".py", ".md", ".toml")):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, place / name)
+    chosen = [
+        "[tool.mutmut]",
+        f'only_mutate = ["cnn/{module}.py"]',
+        f"pytest_add_cli_args_test_selection = {tests_of(module)}",
+    ]
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    settings = settings.replace("[tool.mutmut]", "\n".join(chosen))
+    (place / "pyproject.toml").write_text(settings, encoding="utf-8")
+    return place
+
+
+def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
+    """Test all mutants; how many ended how, and those that survived."""
+    place = copy(module)
+    environment = os.environ | {
+        "HYPOTHESIS_PROFILE": "mutants",
+        "CNN_DATASET": "digits",
+        "PYTHONPATH": "",
+    }
+    with open(place / "log", "w", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "mutmut", "run", "--max-children", "2"],
+            cwd=place,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    if done.returncode:
+        sys.exit(f"mutmut failed at {module}: see {place / 'log'}")
+    meta = place / "mutants" / "cnn" / f"{module}.py.meta"
+    ends = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+    kinds = {0: "survived", 1: "killed", 3: "killed", 36: "timeout"}
+    kinds |= {-24: "timeout", 24: "timeout", 152: "timeout", 255: "timeout"}
+    kinds |= {33: "no test", 5: "no test", None: "not run"}
+    ended = Counter(kinds.get(code, "other") for code in ends.values())
+    alive = [n for n in ends if kinds.get(ends[n]) in ("survived", "no test")]
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOW, f"cnn/{module}.py"],
+        cwd=place,
+        input=json.dumps(alive),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    diffs = json.loads(shown.stdout)
+    return ended, [
+        {
+            "module": module,
+            "function": function_of(name),
+            "change": change(diff),
+        }
+        for name, diff in zip(alive, diffs, strict=True)
+    ]
+
+
+def function_of(mutant: str) -> str:
+    """'cnn.relu.xǁReLUǁforward__mutmut_3' -> 'ReLU.forward'."""
+    name = mutant.rpartition(".")[2].rpartition("__mutmut_")[0]
+    return name.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
+
+
+def change(diff: str) -> str:
+    """The lines that a mutant takes away, an arrow, and what it has there."""
+    lines = diff.split("\n")[2:]
+    old = [line[1:].strip() for line in lines if line.startswith("-")]
+    new = [line[1:].strip() for line in lines if line.startswith("+")]
+    return f"{' '.join(old)} -> {' '.join(new)}"
+
+
+def main() -> None:
+    """Run the modules that are named, or all; say what is not argued."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("modules", nargs="*", metavar="module")
+    parser.add_argument("--show", action="store_true", help="all survivors")
+    given = parser.parse_args()
+    if unknown := set(given.modules) - MODULES.keys():
+        parser.error(f"{sorted(unknown)}; expected some of {[*MODULES]}")
+    reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
+    argued = {tuple(r[k] for k in ("module", "function", "change")): r
+              for r in reasons}  # fmt: skip
+    total: Counter[str] = Counter()
+    failed = False
+    for module in given.modules or MODULES:
+        ended, alive = run(module)
+        total += ended
+        found = {tuple(survivor.values()) for survivor in alive}
+        mine = {key for key in argued if key[0] == module}
+        score = 1 - len(alive) / ended.total() if ended else 1.0
+        print(f"{module}: {score:.1%} of {ended.total()}, {dict(ended)}")
+        for _, function, what in sorted(found - mine):
+            failed = True
+            print(f"  NEW {function}: {what}")
+        for _, function, what in sorted(mine - found):
+            print(f"  dead by now, strike it out: {function}: {what}")
+        if given.show:
+            for key in sorted(found & mine):
+                print(f"  {key[1]}: {key[2]}\n    {argued[key]['reason']}")
+    alive_all = total["survived"] + total["no test"]
+    score = 1 - alive_all / total.total() if total else 1.0
+    print(f"all: {score:.1%} of {total.total()}, {dict(total)}")
+    sys.exit(failed or score < SCORE)
+
+
+if __name__ == "__main__":
+    main()
