@@ -212,10 +212,12 @@ PENCIL = {"x": np.array([1, 2, 0, -1, 3]), "w": np.array([1, 2, -1])}
 G = np.array([1, 2, 3])
 WINDOWS = {"H": 6, "k": 3, "s": 2, "p": 0}
 POOLING = {"x": np.random.default_rng(1).integers(-4, 5, (6, 6)) * 1.0}
+STEP = {"steps": 10.0 ** np.linspace(-12, -0.5, 400)}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
     "pooling": POOLING,
+    "step": STEP,
 }
 
 
@@ -534,3 +536,77 @@ def test_pooling_by_keys(open_figure: Open) -> None:
     figure.page.locator("input[value='0'][type='radio']").press("Space")
     check_pooling(figure, x, p=1, frame=0)
     assert "what it won is lost" in figure.said()
+
+
+# --- the step h ------------------------------------------------------------
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float, float]] = {
+    "x\u00b3": (lambda x: x * x * x, 1, 3),
+    "1/x": (lambda x: 1 / x, 1, -1),
+    "\u221ax": (np.sqrt, 2, 0.5 / np.sqrt(2)),
+    "ReLU at 0": (lambda x: np.maximum(x, 0), 0, 0.5),
+}
+
+
+def check_step(
+    figure: Figure, exponent: float, name: str, dtype: type
+) -> None:
+    """Slope and error are NumPy's, to the last digit that is shown."""
+    f, at, truth = FUNCTIONS[name]
+    x, h = dtype(at), dtype(10.0**exponent)
+    slope = (f(x + h) - f(x - h)) / dtype(2 * h)
+    digits = 8 if dtype is np.float32 else 16
+    assert figure.number("slope") == float(f"{slope:.{digits}g}")
+    error = abs(float(slope) - truth)
+    shown = figure.texts()["error"]
+    if error == 0:
+        assert shown == "0"
+    else:
+        head, tail = shown.split("\u00b710")
+        low = str.maketrans(
+            "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076"
+            "\u2077\u2078\u2079\u207b",
+            "0123456789-",
+        )
+        assert float(f"{head}e{tail.translate(low)}") == pytest.approx(
+            error, rel=0.06
+        )
+    assert figure.errors == []
+
+
+def test_step_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("step", **STEP)
+    check_step(figure, -1, "x\u00b3", np.float64)
+    for exponent in (-3, -5.2, -9):
+        figure.slide("h", exponent)
+        check_step(figure, exponent, "x\u00b3", np.float64)
+    figure.choose("1/x")
+    figure.choose("float32")
+    check_step(figure, -9, "1/x", np.float32)
+    assert "the step is lost" in figure.said()
+    box = figure.at("errors").bounding_box()
+    figure.page.mouse.move(box["x"] + 20, box["y"] + 40)
+    figure.page.mouse.down()
+    figure.page.mouse.move(
+        box["x"] + box["width"] * 236.5 / 320, box["y"] + 50, steps=5
+    )
+    figure.page.mouse.up()
+    slider = figure.page.locator(".touch input[name^='h-']")
+    check_step(figure, float(slider.input_value()), "1/x", np.float32)
+    assert float(slider.input_value()) == pytest.approx(-3, abs=0.2)
+
+
+def test_step_by_keys(open_figure: Open) -> None:
+    figure = open_figure("step", 1200, **STEP)
+    slider = figure.page.locator(".touch input[name^='h-']")
+    for _ in range(15):
+        slider.press("ArrowLeft")
+    check_step(figure, -2.5, "x\u00b3", np.float64)
+    figure.page.locator("input[value='float32']").press("Space")
+    figure.page.locator("input[value='root']").press("Space")
+    check_step(figure, -2.5, "\u221ax", np.float32)
+    figure.page.locator("input[value='relu']").press("Space")
+    check_step(figure, -2.5, "ReLU at 0", np.float32)
+    assert figure.number("slope") == 0.5
+    assert "1/2" in figure.said()
