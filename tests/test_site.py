@@ -59,11 +59,15 @@ RAW_MATHS = r"""() => {
 }"""
 
 # In this mode: figures that show none or both of their copies, stand on a
-# card, or lack their caption.
+# card, or lack their caption; or that should move and do not.
 BAD_FIGURES = """() => {
   const shown = e => getComputedStyle(e).display !== "none";
   const bad = [];
-  for (const img of document.querySelectorAll(".bd-article img")) {
+  for (const data of document.querySelectorAll("script[data-touch]"))
+    if (!data.closest(".cell_output").querySelector(".touched > .touch"))
+      bad.push("still " + data.dataset.touch);
+  for (const img of document.querySelectorAll(
+      ".bd-article img:not(.touched > img)")) {
     const ground = getComputedStyle(img).backgroundColor;
     if (shown(img) && ground !== "rgba(0, 0, 0, 0)")
       bad.push("card " + ground + " " + img.alt);

@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
 
-from cnn import max_pool2d, max_pool2d_backward
+from cnn import cross_entropy, max_pool2d, max_pool2d_backward, softmax
 from cnn.back.touch import DTYPES, pack, touch
 from cnn.windows import col2im, im2col, output_size
 
@@ -213,11 +213,14 @@ G = np.array([1, 2, 3])
 WINDOWS = {"H": 6, "k": 3, "s": 2, "p": 0}
 POOLING = {"x": np.random.default_rng(1).integers(-4, 5, (6, 6)) * 1.0}
 STEP = {"steps": 10.0 ** np.linspace(-12, -0.5, 400)}
+Z = np.array([0.2, -1.0, 1.4, 0.9, 0.0, 0.6, -0.3, 0.1, 1.1, -0.5])
+LOGITS = {"z": Z, "label": 3}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
     "pooling": POOLING,
     "step": STEP,
+    "logits": LOGITS,
 }
 
 
@@ -610,3 +613,64 @@ def test_step_by_keys(open_figure: Open) -> None:
     check_step(figure, -2.5, "ReLU at 0", np.float32)
     assert figure.number("slope") == 0.5
     assert "1/2" in figure.said()
+
+
+# --- ten logits -------------------------------------------------------------
+
+
+def check_logits(figure: Figure, z: np.ndarray, label: int) -> None:
+    """Probabilities, pushes and loss, as the package computes them."""
+    p = softmax(z[np.newaxis])[0]
+    texts = figure.texts()
+    for k in range(10):
+        push = (k == label) - p[k]
+        assert float(texts[f"p{k} text"]) == pytest.approx(p[k], abs=0.0051)
+        assert float(texts[f"push{k} text"]) == pytest.approx(push, abs=0.0051)
+    loss = cross_entropy(z[np.newaxis], np.array([label]))
+    assert float(texts["loss"]) == pytest.approx(loss, abs=0.0006, rel=1e-6)
+    assert float(texts["total"]) == 0
+    assert figure.errors == []
+
+
+def test_logits_by_pointer(open_figure: Open) -> None:
+    z = Z.copy()
+    figure = open_figure("logits", **LOGITS)
+    check_logits(figure, z, 3)
+    figure.drag("z3", 12)
+    z[3] += 1.2
+    check_logits(figure, z, 3)
+    figure.at("class8").click()
+    check_logits(figure, z, 8)
+    figure.at("plus").click()
+    check_logits(figure, z, 8)  # nothing changes
+    assert figure.number("z8") == pytest.approx(2.1)
+    figure.at("times").click()
+    figure.at("times").click()
+    check_logits(figure, 100 * (z + 1), 8)
+    figure.choose("naive")
+    assert figure.texts()["loss"] == "nan"
+    assert "overflowed" in figure.said()
+    figure.at("level").click()
+    check_logits(figure, np.zeros(10), 8)
+    assert figure.texts()["loss"] == "2.303"
+    figure.at("again").click()
+    check_logits(figure, Z, 3)
+
+
+def test_logits_by_keys(open_figure: Open) -> None:
+    figure = open_figure("logits", 1200, **LOGITS)
+    figure.press("z0", "ArrowUp", "ArrowRight", "PageDown")
+    z = Z.copy()
+    z[0] += 0.1
+    z[1] -= 0.5
+    check_logits(figure, z, 3)
+    figure.press("class3", "ArrowRight", "Enter")
+    check_logits(figure, z, 4)
+    figure.press("level", "Enter")
+    figure.page.locator("input[value='naive']").press("Space")
+    figure.press("z0", *["PageUp"] * 177)  # 88.5
+    assert figure.texts()["loss"] not in ("nan", "inf")
+    figure.press("z0", "PageUp")  # 89: float32's exp ends at 88.7
+    assert figure.texts()["loss"] in ("nan", "inf")
+    figure.page.locator("input[value='float64']").press("Space")
+    assert figure.texts()["loss"] not in ("nan", "inf")

@@ -96,7 +96,7 @@ const touch = (() => {
     if (key !== undefined) attributes["data-key"] = key;
     if (group !== undefined) attributes["data-group"] = group;
     if (spin) Object.assign(attributes, {
-      role: "spinbutton", "aria-label": `${spin.name} = ${show(spin.value)}`,
+      role: "spinbutton", "aria-label": `${spin.name} = ${spin.text ?? show(spin.value)}`,
       "aria-valuenow": spin.value, "aria-valuemin": spin.min, "aria-valuemax": spin.max,
     });
     else if (pick && node.tagName !== "BUTTON") attributes.role ??= "button";
@@ -201,12 +201,12 @@ const touch = (() => {
 
   /* The number that was last used, with a button for less and one for more: for
      those who can neither drag nor press keys. */
-  const stepper = ({ name, value, set, min, max, step: size = 1 }) =>
+  const stepper = ({ name, value, set, min, max, step: size = 1, text = show(value) }) =>
     h("span", { key: "stepper", class: "touch-stepper" },
       h("button", { key: "less", type: "button", "aria-label": `${name}: less`,
         disabled: value <= min ? "" : null, pick: () => set(Math.max(min, value - size)) },
       "\u2212"),
-      h("span", { key: "now" }, `${name} = ${show(value)}`),
+      h("span", { key: "now" }, `${name} = ${text}`),
       h("button", { key: "more", type: "button", "aria-label": `${name}: more`,
         disabled: value >= max ? "" : null, pick: () => set(Math.min(max, value + size)) },
       "+"));
