@@ -1,5 +1,8 @@
 """The check itself: right gradients pass, wrong ones do not."""
 
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,11 @@ from hypothesis import strategies as st
 from cnn import (
     Conv2d,
     Flatten,
+    Layer,
     Linear,
     MaxPool2d,
     ReLU,
+    Sequential,
     check_gradients,
     numerical_gradient,
     relative_error,
@@ -234,6 +239,129 @@ def test_wrong_layers_are_caught_and_named(make, kind, culprit):
     assert all(error < RIGHT for error in errors.values())
 
 
+def deep(seed: int, whole: bool = False) -> tuple[Sequential, np.ndarray]:
+    """A network of ReLU and pooling, and an input; whole numbers, if so asked.
+
+    Its biases start at 0, and some of its layers die: then the next one
+    stands exactly at its kink.
+    """
+    draw = rng(seed)
+    layers: list[Layer] = []
+    if seed % 2:
+        x = draw.standard_normal((draw.integers(2, 5), 3))
+        for _ in range(draw.integers(2, 6)):
+            layers += [Linear(3, 3, rng=draw), ReLU()]
+    else:
+        x = draw.standard_normal((2, 1, *draw.integers(3, 5, 2)))
+        layers += [Conv2d(1, 2, 2, padding=1, rng=draw), ReLU()]
+        layers += [MaxPool2d(*((2,), (2, 1), (3, 2, 1))[draw.integers(3)])]
+        layers += [Conv2d(2, 2, 2, padding=1, rng=draw), ReLU()]
+    network = Sequential(*layers).to(np.float64)
+    return network, np.round(x) if whole else x
+
+
+def test_right_networks_are_never_called_wrong():
+    found = {}
+    for seed in range(200):
+        network, x = deep(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            errors = check_gradients(network, x, rng(seed + 1))
+        found[seed] = max(errors.values())
+    assert max(found.values()) < RIGHT
+
+
+def test_of_several_kinks_at_one_place_it_says_so():
+    """Zeros and ties, as images have: right, or a warning; not all warn."""
+    warned = 0
+    for seed in range(40):
+        network, x = deep(seed, whole=True)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            errors = check_gradients(network, x, rng(seed + 1))
+        assert told or max(errors.values()) < RIGHT
+        warned += bool(told)
+    assert 0 < warned < 20
+
+
+FAULTS = {
+    "factor": lambda grad: 1.01 * grad,
+    "sign": lambda grad: -grad,
+    "dropped": lambda grad: np.where(
+        np.abs(grad) == np.abs(grad).max(), 0, grad
+    ),
+    "transposed": lambda grad: grad.swapaxes(-1, -2).reshape(grad.shape),
+}
+
+
+def spoil(layer: Layer, name: str, fault: Callable) -> None:
+    """Let the layer's backward do a fault to the gradient called name."""
+    backward = layer.backward
+
+    def faulty(grad_output):
+        grad_input = backward(grad_output)
+        if name == "input":
+            return fault(grad_input)
+        parameter = layer.named_parameters()[name]
+        parameter.grad = fault(parameter.grad)
+        return grad_input
+
+    layer.backward = faulty
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_planted_fault_is_caught(kind):
+    """50 of each kind, in the first layer that has a gradient to spoil."""
+    missed, seed, planted = [], 0, 0
+    while planted < 50:
+        seed += 1
+        network, x = deep(seed)
+        names = ["input"] if kind == "dropped" else ["input", "weight"]
+        name, fault = names[seed // 2 % len(names)], FAULTS[kind]
+        layer = network.layers[0]
+        grad_input = layer_gradient(network, x, rng(seed), name)
+        if relative_error(fault(grad_input), grad_input) < 1e-3:
+            continue  # all of it is 0, or symmetric: there is no fault
+        planted += 1
+        spoil(layer, name, fault)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            errors = check_gradients(network, x, rng(seed))
+        key = "input" if name == "input" else f"0.{name}"
+        if not errors[key] > WRONG:
+            missed.append((seed, errors))
+    assert not missed
+
+
+def layer_gradient(network, x, draw, name):
+    """What check_gradients will look at: dL/dx, or the first weight's."""
+    grad_input = network.backward(
+        draw.standard_normal(network.forward(x).shape)
+    )
+    if name == "input":
+        return grad_input
+    return network.named_parameters()[f"0.{name}"].grad
+
+
+def test_doubt_is_told():
+    """Kinks on both sides: an alarm that may be false says so."""
+
+    class Zigzag(ReLU):
+        def forward(self, x):
+            self.save_for_backward(x)
+            return np.abs(x - 1e-6) + 0.7 * np.abs(x + 2e-6) + 5 * x
+
+        def backward(self, grad_output):
+            return (np.sign(x - 1e-6) + 0.7 * np.sign(x + 2e-6) + 5) * (
+                grad_output
+            )
+
+    x = np.array([[0.0, 1.0, -1.0]])
+    with pytest.warns(UserWarning, match="1 of 3 entries .* among kinks"):
+        errors = check_gradients(Zigzag(), x, rng())
+    assert errors["input"] > WRONG
+
+
 def test_the_parameters_come_back():
     layer = Linear(5, 5, rng=rng()).to(np.float64)
     weight = layer.weight.value
@@ -252,7 +380,7 @@ def test_a_kink_measures_one_half():
 
 def test_wrong_gradients_whose_loss_falls():
     """Why the check exists: the loss says nothing about the gradient."""
-    from cnn import SGD, Sequential, train_step
+    from cnn import SGD, train_step
 
     draw = rng(3)
     labels = draw.integers(0, 3, 60)
