@@ -56,9 +56,9 @@ def offer_notebook(
 def notebook(text: str) -> str:
     """Return an executed notebook with the cell that says what it needs."""
     book = json.loads(text)
-    first = {"cell_type": "code", "id": "cnn", "metadata": {}}
-    none_yet = {"source": FIRST, "execution_count": None, "outputs": []}
-    book["cells"].insert(0, first | none_yet)
+    first = {"cell_type": "code", "id": "cnn", "source": FIRST}
+    none_yet: dict[str, Any] = {"outputs": [], "execution_count": None}
+    book["cells"].insert(0, {"metadata": {}} | first | none_yet)
     return json.dumps(book, ensure_ascii=False, indent=1)
 
 
