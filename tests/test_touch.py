@@ -215,12 +215,17 @@ POOLING = {"x": np.random.default_rng(1).integers(-4, 5, (6, 6)) * 1.0}
 STEP = {"steps": 10.0 ** np.linspace(-12, -0.5, 400)}
 Z = np.array([0.2, -1.0, 1.4, 0.9, 0.0, 0.6, -0.3, 0.1, 1.1, -0.5])
 LOGITS = {"z": Z, "label": 3}
+BOWL = {
+    "curvature": np.array([1.0, 9.0]),
+    **{"start": [9, 1], "reach": [10, 4], "eta": 0.2, "steps": 20},
+}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
     "pooling": POOLING,
     "step": STEP,
     "logits": LOGITS,
+    "bowl": BOWL,
 }
 
 
@@ -674,3 +679,66 @@ def test_logits_by_keys(open_figure: Open) -> None:
     assert figure.texts()["loss"] in ("nan", "inf")
     figure.page.locator("input[value='float64']").press("Space")
     assert figure.texts()["loss"] not in ("nan", "inf")
+
+
+# --- the bowl ---------------------------------------------------------------
+
+
+def check_bowl(
+    figure: Figure,
+    eta: float,
+    start: tuple[float, float] = (9, 1),
+    steps: int = 20,
+    curvature: tuple[float, float] = (1, 9),
+    momentum: float = 0.0,
+) -> None:
+    """The walk is NumPy's, and so are its factors and its cliff."""
+    bend, place = np.array(curvature, float), np.array(start, float)
+    path, velocity = [place], np.zeros(2)
+    for _ in range(steps):
+        velocity = momentum * velocity + bend * path[-1]
+        path.append(path[-1] - eta * velocity)
+    points = figure.at("walk").get_attribute("points").split()
+    shown = np.array([[float(v) for v in p.split(",")] for p in points])
+    assert np.allclose(
+        (shown - [20.5, 10.5]) * [0.5, -0.4], np.array(path), atol=1e-9
+    )
+    for k in range(2):
+        root = np.roots([1, eta * bend[k] - 1 - momentum, momentum])
+        kept = np.abs(root).max() if momentum else 1 - eta * bend[k]
+        assert figure.number(f"factor{k}") == pytest.approx(kept, abs=0.0051)
+    settles = eta < 2 * (1 + momentum) / max(curvature)
+    assert ("settles" if settles else "grows") in figure.said()
+    assert figure.errors == []
+
+
+def test_bowl_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("bowl", **BOWL)
+    check_bowl(figure, 0.2)
+    figure.slide("eta", 0.23)
+    check_bowl(figure, 0.23)
+    figure.at("again").click()
+    for _ in range(3):
+        figure.at("next").click()
+    check_bowl(figure, 0.23, steps=3)
+    box = figure.at("bowl").bounding_box()
+    figure.page.mouse.click(
+        box["x"] + box["width"] * 8.5 / 41, box["y"] + box["height"] * 4.5 / 21
+    )
+    check_bowl(figure, 0.23, (-6, 2.4), 3)
+    figure.slide("lambda", 4)
+    check_bowl(figure, 0.23, (-6, 2.4), 3, (1, 4))
+
+
+def test_bowl_by_keys(open_figure: Open) -> None:
+    figure = open_figure("bowl", 1200, **BOWL, momentum=0.8)
+    check_bowl(figure, 0.2, momentum=0.8)
+    figure.press("bowl", "ArrowLeft", "ArrowDown")
+    check_bowl(figure, 0.2, (8.5, 0.4), momentum=0.8)
+    slider = figure.page.locator("input[name^='momentum-']")
+    for _ in range(16):
+        slider.press("ArrowLeft")
+    check_bowl(figure, 0.2, (8.5, 0.4))
+    figure.press("again", "Enter")
+    figure.press("next", "Enter", "Enter")
+    check_bowl(figure, 0.2, (8.5, 0.4), 2)

@@ -10,7 +10,7 @@
 const touch = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const DRAWN = new Set(["svg", "g", "path", "line", "circle", "rect", "text", "tspan",
-    "polyline", "polygon"]);
+    "polyline", "polygon", "ellipse"]);
   const ARRAYS = {
     float32: Float32Array, float64: Float64Array, uint8: Uint8Array,
     int8: Int8Array, int16: Int16Array, int32: Int32Array,
@@ -230,14 +230,16 @@ const touch = (() => {
         "aria-valuetext": text, on: { input: (event) => set(Number(event.target.value)) } }));
 
   /* A picture of rows x columns cells, in which one is picked: by a click, by sliding,
-     or with the arrow keys. [top, left, side] is what the picture shows, in cells. */
-  function field(key, { name, rows, columns, at, set, view: [top, left, side] }, ...parts) {
+     or with the arrow keys. What it shows begins at [top, left] and is so many cells
+     high, and wide. */
+  function field(key, { name, rows, columns, at, set, view }, ...parts) {
+    const [top, left, side, across = side] = view;
     const clip = (value, most) => Math.max(0, Math.min(most - 1, value));
     const point = (event) => {
       if (event.type === "pointermove" && !event.buttons) return;
       const box = event.currentTarget.getBoundingClientRect();
       set(clip(Math.floor(top + (event.clientY - box.top) / box.height * side), rows),
-        clip(Math.floor(left + (event.clientX - box.left) / box.width * side), columns));
+        clip(Math.floor(left + (event.clientX - box.left) / box.width * across), columns));
     };
     const key_down = (event) => {
       const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
@@ -248,7 +250,8 @@ const touch = (() => {
       set(...(at ? [clip(row + by[0], rows), clip(column + by[1], columns)] : [0, 0]));
     };
     return h("svg", { key, class: "touch-field", role: "application", tabindex: 0,
-      "aria-label": name, viewBox: `${left} ${top} ${side} ${side}`,
+      "aria-label": name, viewBox: `${left} ${top} ${across} ${side}`,
+      style: `aspect-ratio:${across}/${side}`,
       on: { pointerdown: point, pointermove: point, keydown: key_down } }, parts);
   }
 
