@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -310,3 +311,29 @@ def test_predict_is_the_prediction_of_the_network(make, n):
 
 def test_keep_freed_memory_says_whether_it_could():
     assert keep_freed_memory() == sys.platform.startswith("linux")
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "pieces"),
+    [
+        (64, {}, [64]),  # before a thread would have started
+        (65, {}, [1, 64]),
+        (200, {}, [100, 100]),
+        (300, {}, [44, 128, 128]),
+        (200, {"threads": 4}, [8, 64, 64, 64]),
+        (300, {"at_once": 50}, [50] * 6),
+    ],
+)
+def test_how_images_are_dealt_to_threads(n, options, pieces):
+    seen, threads = [], set()
+
+    class Spy(cnn.Flatten):
+        def forward(self, x):
+            seen.append(len(x))
+            threads.add(threading.get_ident())
+            return super().forward(x)
+
+    x = np.zeros((n, 1, 2, 2), np.float32)
+    assert predict(Spy(), x, **options).shape == (n, 4)
+    assert sorted(seen) == pieces
+    assert (threading.get_ident() in threads) == (n == 64)
