@@ -22,6 +22,7 @@ from cnn.loss import (
 )
 from cnn.max_pooling import MaxPool2d, max_pool2d, max_pool2d_backward
 from cnn.metrics import (
+    EpochMetrics,
     accuracy,
     average_precision_recall_f1,
     confusion_matrix,
@@ -30,7 +31,7 @@ from cnn.metrics import (
 from cnn.network import Sequential, load_arrays, save_arrays
 from cnn.optimizer import SGD, cosine_schedule
 from cnn.relu import ReLU, relu, relu_backward
-from cnn.training import EpochMetrics, evaluate, predict, train, train_step
+from cnn.training import evaluate, predict, train, train_step
 
 
 if TYPE_CHECKING:

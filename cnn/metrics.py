@@ -1,6 +1,8 @@
 # Written by book/training/metrics.md. To keep edits: tangle.py --back.
 """Measuring a classifier: the confusion matrix and what is read off it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cnn.data import as_numbers, check_arrays, check_positive
@@ -88,3 +90,17 @@ def average_precision_recall_f1(
     share = ratio(weights[average], weights[average].sum())
     p, r, f = (float(share @ s) for s in precision_recall_f1(confusion))
     return p, r, f
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch achieved.
+
+    train_loss, train_accuracy: means over the steps; nats, and 0..1.
+    validation_loss, validation_accuracy: of the weights at its end.
+    """
+
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float

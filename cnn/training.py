@@ -3,7 +3,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from cnn.data import Dataset, check_arrays, check_positive, minibatches
 from cnn.layer import Layer, copy_arrays
 from cnn.loss import CrossEntropyLoss, cross_entropy
+from cnn.metrics import EpochMetrics
 from cnn.network import load_arrays, save_arrays
 from cnn.optimizer import SGD
 
@@ -105,20 +107,6 @@ def evaluate(network: Layer, dataset: Dataset) -> tuple[float, float]:
     return cross_entropy(logits, dataset.labels), float(correct.mean())
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch achieved.
-
-    train_loss, train_accuracy: means over the steps; nats, and 0..1.
-    validation_loss, validation_accuracy: of the weights at its end.
-    """
-
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-
-
 class Checkpoint:
     """All of network, optimizer and rng that the next epoch depends on."""
 
@@ -167,6 +155,24 @@ def epochs_since_best(history: list[EpochMetrics]) -> int:
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
+class ProgressBar:
+    """tqdm's bar, as decoration: whatever fails in it is left out.
+
+    options: of tqdm, such as total.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        with suppress(Exception):
+            from tqdm import tqdm
+
+            self.bar = tqdm(disable=None, **options)
+
+    def show(self, change: str, *what: Any) -> None:
+        """Call what tqdm names change: update, set_postfix_str or close."""
+        with suppress(Exception):
+            getattr(self.bar, change)(*what)
+
+
 def train(
     network: Layer,
     optimizer: SGD,
@@ -193,8 +199,6 @@ def train(
     step: does what train_step does, and is called as it is.
     ValueError if something is below 1, not finite, or does not fit.
     """
-    from tqdm import tqdm
-
     limit = np.inf if patience is None else patience
     counts = {"patience": patience} if patience is not None else {}
     check_positive(epochs=epochs, batch_size=batch_size, **counts)
@@ -205,11 +209,11 @@ def train(
         run.load(checkpoint)
     history, steps = run.history, -(-len(training) // batch_size)
     done, total = len(history) * steps, epochs * steps
-    bar: Any = tqdm(total=total, initial=done, disable=None)
+    bar = ProgressBar(total=total, initial=done)
     lr, progress = optimizer.lr, (n / total for n in range(done, total))
 
     def scheduled_step(*batch: Any) -> tuple[float, int]:
-        bar.update()
+        bar.show("update")
         if schedule is not None:
             optimizer.lr = schedule(lr, next(progress))
         return step(*batch)
@@ -222,11 +226,12 @@ def train(
             loss, accuracy = evaluate(network, validation)
             check_finite(loss, optimizer.lr)
             run.add(EpochMetrics(*achieved, loss, accuracy))
-            bar.set_postfix_str(f"validation: {loss:.3f}, {accuracy:.2%}")
+            reached = f"validation: {loss:.3f}, {accuracy:.2%}"
+            bar.show("set_postfix_str", reached)
             if checkpoint is not None:
                 run.save(checkpoint)
     finally:
-        bar.close()
+        bar.show("close")
         optimizer.lr = lr
     if patience is not None:
         network.load_state_dict(run.best, "the best epoch")

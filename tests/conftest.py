@@ -5,8 +5,12 @@ while one works, `ci` where nobody waits (and wherever CI is set), `thorough`
 before a release.
 """
 
+import errno
+import io
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +62,50 @@ def in_order(*parts: object) -> str:
     What was given, what was expected, the way out.
     """
     return "(?s)" + ".*".join(re.escape(str(part)) for part in parts)
+
+
+class Broken(io.StringIO):
+    """A terminal; asked for what fails, it raises the error."""
+
+    encoding = "utf-8"
+
+    def __init__(self, fails: str, error: Exception) -> None:
+        super().__init__()
+
+        def fail(*_: Any) -> Any:
+            raise error
+
+        self.isatty = lambda: True  # type: ignore[method-assign]
+        setattr(self, fails, fail)
+
+
+def closed() -> io.StringIO:
+    """A stream that was closed."""
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+# What sys.stderr may be: a bar is decoration, and ends nothing.
+BROKEN_STREAMS: dict[str, Callable[[], Any]] = {
+    "none, as under pythonw": lambda: None,
+    "closed": closed,
+    "no stream at all": object,
+    "of ASCII": lambda: Broken(
+        "write", UnicodeEncodeError("ascii", "x", 0, 1, "no such letter")
+    ),
+    "nobody knows if a terminal": lambda: Broken("isatty", OSError(9, "?")),
+    "cannot be flushed": lambda: Broken("flush", OSError(errno.EBADF, "?")),
+    **{
+        errno.errorcode[number]: lambda number=number: Broken(
+            "write", OSError(number, os.strerror(number))
+        )
+        for number in (
+            *(errno.EIO, errno.EBADF, errno.EPIPE, errno.ENOSPC),
+            *(errno.EACCES, errno.ENXIO, errno.ENODEV, errno.EAGAIN),
+        )
+    },
+}
 
 
 def rng() -> np.random.Generator:

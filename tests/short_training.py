@@ -6,7 +6,7 @@ import numpy as np
 from toys import digits, seed_network
 
 from cnn import SGD, Dataset, Layer, Sequential, train
-from cnn.training import EpochMetrics
+from cnn.metrics import EpochMetrics
 
 
 TRAINING, VALIDATION, TEST = digits()

@@ -7,6 +7,7 @@ this one.
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import tangle
 import yaml
 from book_package import show_progress
 from book_reference import rewrite
+from conftest import BROKEN_STREAMS
 from myst_nb.core.read import read_myst_markdown_notebook
 
 
@@ -165,13 +167,22 @@ class Terminal:
 
 
 def no_name(number: int) -> str:
-    raise OSError("Inappropriate ioctl for device")
+    raise OSError(errno.ENODEV, "No such device")
+
+
+def no_reason(number: int) -> str:
+    raise RuntimeError
 
 
 @pytest.mark.parametrize(
     ("ttyname", "bars_at"),
-    [(lambda number: f"tty{number}", "tty2"), (no_name, None), (None, None)],
-    ids=["named", "nameless", "no such function, as on Windows"],
+    [
+        (lambda number: f"tty{number}", "tty2"),
+        (no_name, None),
+        (no_reason, None),
+        (None, None),
+    ],
+    ids=["named", "nameless", "broken", "no such function, as on Windows"],
 )
 def test_bars_are_shown_only_in_a_terminal_that_has_a_name(
     monkeypatch: pytest.MonkeyPatch,
@@ -186,6 +197,16 @@ def test_bars_are_shown_only_in_a_terminal_that_has_a_name(
         monkeypatch.setattr(os, "ttyname", ttyname, raising=False)
     show_progress(None, None)
     assert os.environ.get("CNN_TERMINAL") == bars_at
+
+
+@pytest.mark.parametrize("stream", BROKEN_STREAMS)
+def test_a_build_starts_whatever_is_wrong_with_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    monkeypatch.setenv("CNN_TERMINAL", "")  # so that it is restored
+    monkeypatch.delenv("CNN_TERMINAL")
+    monkeypatch.setattr(sys, "stderr", BROKEN_STREAMS[stream]())
+    show_progress(None, None)
 
 
 # --- a tiny book ------------------------------------------------------------

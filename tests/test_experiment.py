@@ -1,5 +1,6 @@
 """A result is computed once, kept whole, and never taken for another's."""
 
+import contextlib
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ import book_dataset
 import nbformat
 import numpy as np
 import pytest
+from conftest import BROKEN_STREAMS
 from nbclient import NotebookClient
 
 import cnn
@@ -375,6 +377,35 @@ def test_a_terminal_that_cannot_be_opened_is_no_error(
     run_experiment(page(PLAIN), {"a": {}}, seeds=3, log=log)
     assert len(runs(log)) == 3
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "another's"), ValueError("a null byte")]
+)
+def test_a_terminal_of_another_user_is_no_error(log, monkeypatch, error):
+    monkeypatch.setenv("CNN_TERMINAL", "/dev/another")
+    given = open
+
+    def refused(file, *options, **more):
+        if file == "/dev/another":
+            raise error
+        return given(file, *options, **more)
+
+    monkeypatch.setattr("builtins.open", refused)
+    run_experiment(page(PLAIN), {"a": {}}, seeds=1, log=log)
+    assert len(runs(log)) == 1
+
+
+@pytest.mark.parametrize("stream", BROKEN_STREAMS)
+def test_no_bar_ends_an_experiment(log, monkeypatch, stream):
+    @contextlib.contextmanager
+    def terminal():
+        yield BROKEN_STREAMS[stream]()
+
+    monkeypatch.setattr("cnn.experiments.experiment.terminal", terminal)
+    monkeypatch.setattr(sys, "stderr", BROKEN_STREAMS[stream]())
+    run_experiment(page(PLAIN), {"a": {}}, seeds=2, log=log)
+    assert len(runs(log)) == 2
 
 
 LEAVES = """

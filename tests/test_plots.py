@@ -21,7 +21,7 @@ from cnn.back.plots import (
     plot_seeds,
     use_book_style,
 )
-from cnn.training import EpochMetrics
+from cnn.metrics import EpochMetrics
 
 
 matplotlib.use("Agg")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import BROKEN_STREAMS
 from short_training import (
     FEW,
     HELD_OUT,
@@ -43,10 +44,10 @@ from cnn import (
     train,
     train_step,
 )
+from cnn.metrics import EpochMetrics
 from cnn.network import save_arrays
 from cnn.training import (
     Checkpoint,
-    EpochMetrics,
     epochs_since_best,
     partial_step,
 )
@@ -639,6 +640,33 @@ def test_a_bar_on_the_error_stream_of_a_terminal():
     assert done.stdout == b""
     assert "15/15" in shown
     assert "validation: " in shown
+
+
+@pytest.mark.parametrize("stream", BROKEN_STREAMS)
+def test_no_bar_ends_a_training(monkeypatch, stream):
+    expected, _, history = run(epochs=1)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)  # no thread
+    monkeypatch.setattr(sys, "stderr", BROKEN_STREAMS[stream]())
+    network, _, same = run(epochs=1)
+    assert same == history
+    for name, value in expected.state_dict().items():
+        assert np.array_equal(value, network.state_dict()[name])
+
+
+@pytest.mark.parametrize("broken", ["__init__", "update", "set_postfix_str"])
+def test_no_fault_of_tqdm_ends_a_training(monkeypatch, broken):
+    def fail(self, *given, **options):
+        raise RuntimeError("no such bar")
+
+    monkeypatch.setattr(f"tqdm.tqdm.{broken}", fail)
+    monkeypatch.setattr("tqdm.tqdm.__del__", lambda self: None)
+    _, _, history = run(epochs=1)
+    assert len(history) == 1
+
+
+def test_a_training_does_without_tqdm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert len(run(epochs=1)[2]) == 1
 
 
 def test_the_bar_of_a_resumed_run_starts_where_it_was(tmp_path, monkeypatch):

@@ -56,11 +56,13 @@ def keep_freed_memory(app: Sphinx, config: Config) -> None:
 def show_progress(app: Sphinx, config: Config) -> None:
     """Let the experiments of the cells show their bars in this terminal.
 
-    Where it has no name, or the system has none to give, there is no bar.
+    Where it has no name, or the system has none to give, there is no bar:
+    whatever fails here, the build goes on.
     """
-    with suppress(AttributeError, OSError, ValueError):
+    with suppress(Exception):
         if sys.stderr.isatty():
-            name = os.ttyname(sys.stderr.fileno())
+            ttyname: Any = getattr(os, "ttyname", None)  # none on Windows
+            name = ttyname(sys.stderr.fileno())
             os.environ.setdefault("CNN_TERMINAL", name)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn.training import EpochMetrics
+from cnn.metrics import EpochMetrics
 
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import IO, Any
 import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from cnn.back.fingerprint import fingerprint
 from cnn.network import load_arrays, save_arrays
+from cnn.training import ProgressBar
 
 
 def results_folder() -> Path:
@@ -58,13 +58,14 @@ def terminal() -> Iterator[IO[str] | None]:
     While a book is built, its cells have no terminal of their own.
     """
     file = None
-    with suppress(KeyError, OSError):
-        file = open(os.environ["CNN_TERMINAL"], "w")  # noqa: SIM115
+    with suppress(Exception):  # it may be another's, or hold no file at all
+        name = os.environ["CNN_TERMINAL"]
+        file = open(name, "w", encoding="locale")  # noqa: SIM115
     try:
         yield file
     finally:
         if file:
-            with suppress(OSError):  # it may be gone by now
+            with suppress(Exception):  # it may be gone by now
                 file.close()
 
 
@@ -76,8 +77,10 @@ def run_side_by_side(jobs: Sequence[Any]) -> None:
     processes = min(len(jobs), joblib.cpu_count())
     pool = joblib.Parallel(processes, return_as="generator_unordered")
     with terminal() as file:
-        for _ in tqdm(pool(jobs), total=len(jobs), file=file, disable=None):
-            pass
+        bar = ProgressBar(total=len(jobs), file=file)
+        for _ in pool(jobs):
+            bar.show("update")
+        bar.show("close")
 
 
 def run_experiment(
