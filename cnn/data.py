@@ -41,10 +41,12 @@ class Dataset:
             object.__setattr__(self, name, array)
         shape = self.images.shape
         if shape[:1] != self.labels.shape or 0 in shape[1:]:
+            way = "np.ravel(labels) of a column, np.argmax of one-hot rows."
+            way = "Index both alike." if self.labels.ndim == 1 else way
             raise ValueError(
-                f"Dataset was given images of shape {shape} and labels "
-                f"of shape {self.labels.shape}; expected (N, C, H, W) "
-                "and (N,), a number for each image. Index both alike."
+                f"Dataset was given images of shape {shape} and labels of "
+                f"shape {self.labels.shape}; expected (N, C, H, W) and (N,), "
+                f"a number for each image. {way}"
             )
 
 
@@ -188,10 +190,8 @@ def mean_and_std(pixels: np.ndarray) -> tuple[float, float]:
     pixels: of any shape, of 0..255; ValueError if none differs from another.
     Equation: eq-data-histogram.
     """
-    greys = np.arange(256)
-    counts = np.bincount(
-        as_greys("mean_and_std", pixels).ravel(), minlength=256
-    )
+    pixels, greys = as_greys("mean_and_std", pixels), np.arange(256)
+    counts = np.bincount(pixels.ravel(), minlength=256)
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"all pixels, of shape {pixels.shape}, are alike; expected two "
