@@ -120,6 +120,8 @@ def as_numbers(
     value: what NumPy makes an array of. ValueError, unless its dtype is of
         one of the kinds: bool, whole, unsigned, float.
     """
+    if type(value) is np.ndarray and value.dtype.kind in kinds:
+        return value
     array, says = np.array(None), ""
     try:
         array = np.asarray(value)

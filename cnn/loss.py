@@ -39,6 +39,10 @@ def check_labels(
     labels: (count,), or a list; called name in the error, a ValueError.
     """
     array, way = as_numbers(user, name, labels), ""
+    plain = array.shape == (count,) and array.dtype == np.int64 and count
+    # Seen without a sign, a number below 0 is huge.
+    if plain and array.view(np.uint64).max() < classes:
+        return array
     least, most = (array.min(), array.max()) if array.size else (0, 0)
     if array.shape != (count,):
         way = f"Give one number of a class for each of the {count} images."

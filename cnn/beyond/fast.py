@@ -155,7 +155,7 @@ class ConvReLUPool(Layer):
             widest, column = knockout(across, [*np.arange(wide, dtype=kind)])
             codes = [column[u] + kind.type(wide * u.start) for u in tops]
             largest, winner = knockout([widest[u] for u in tops], codes)
-            y = largest.transpose(3, 1, 0, 2)  # from (H'', F, W'', N)
+            y = largest.transpose(3, 1, 0, 2)
             self.save_for_backward(y, x.shape, windows, winner, largest)
         else:
             widest = reduce(np.maximum, across)
