@@ -50,6 +50,16 @@ def test_microbatches_are_the_part_each_image_once_and_none_too_large(n, size):
     assert 0 not in lengths or n == 0
 
 
+@pytest.mark.parametrize(
+    ("n", "lengths"),
+    [(10, [10]), (71, [71]), (73, [36, 37]), (121, [40, 40, 41])],
+)
+def test_a_microbatch_has_about_48_images_unless_told(n, lengths):
+    size = ParallelStep(cnn.ReLU(), workers=1).microbatch_size
+    pieces = microbatches(np.arange(n), np.arange(n), size)
+    assert [len(labels) for _, labels in pieces] == lengths
+
+
 @given(st.integers(1, 3000), st.integers(1, 40))
 def test_parts_are_the_batch_each_image_once_and_nearly_equal(n, workers):
     parts = [Worker(r, workers, cnn.ReLU(), 8).part(n) for r in range(workers)]
