@@ -125,7 +125,9 @@ class Judge:
         if report.passed and report.when != "call":
             return report
         page, kind = self.page_of(item), "right" if report.passed else "wrong"
-        said = f"{call.excinfo and call.excinfo.value}\n{report.capstderr}"
+        said, error = report.capstderr, call.excinfo and call.excinfo.value
+        while error:  # also one that was on its way when another came
+            said, error = f"{said}\n{error}", error.__context__
         stub = None if report.passed else MISSING.search(said)
         if stub:
             later = self.order(stub[3]) > self.order(page)
@@ -155,7 +157,7 @@ class Judge:
             if not found:  # its tests were not asked for
                 continue
             counts = ", ".join(f"{len(found[k])} {k}" for k in found)
-            line(f"{number:2} {page:33} {counts}")
+            line(f"{number:2} {page:34} {counts}")
             for stub in stubs:
                 line(f"     not yet there: {stub[1]}.{stub[2].rstrip(', ')}.")
             for test in found.get("wrong", ()):

@@ -263,7 +263,8 @@ def test_the_road_names_all_that_is_to_be_written() -> None:
             for owner, _, function in [name.rpartition(".")]
             if function != "backward_parameters" or owner == "Layer"
         }
-        assert set(re.findall(r"`(.*?)`", names)) == expected
+        given = set(re.findall(r"`(.*?)`", names))
+        assert given == expected, f"book/back/blank.md names {given}"
     assert met == [f"`{Path(page).stem}.py`" for page in PAGES]
 
 
