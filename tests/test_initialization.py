@@ -46,6 +46,13 @@ def test_fans_are_the_products_that_can_be_counted(shape):
     assert fans(shape) == (y[0, 0, *middle], back[0, 0, 10, 10])
 
 
+@pytest.mark.parametrize("rule", [he_std, xavier_std])
+@pytest.mark.parametrize("fan", ["fan_in", "fan_out"])
+def test_each_fan_is_at_least_1(rule, fan):
+    with pytest.raises(ValueError, match=f"{fan} is 0; expected a whole"):
+        rule(**({"fan_in": 1, "fan_out": 1} | {fan: 0}))
+
+
 @pytest.mark.parametrize("shape", [(), (5,)])
 def test_fans_refuse_a_bias(shape):
     with pytest.raises(
