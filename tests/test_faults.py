@@ -304,7 +304,7 @@ for n in range({rounds}):
 @pytest.mark.parametrize("work", WORKS)
 def test_three_at_once_in_one_folder(tmp_path, work):
     names = {"work": work.__name__, "folder": str(tmp_path)}
-    in_a_process(TWO_AT_ONCE, rounds=5, **names)
+    in_a_process(TWO_AT_ONCE, rounds=2, **names)
 
 
 def test_two_that_write_one_module_at_once(tmp_path, monkeypatch):
