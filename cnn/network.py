@@ -1,13 +1,17 @@
 # Written by book/layers/network.md. To keep edits: tangle.py --back.
 """A network is a list of layers; backward is the same list, reversed."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from cnn.data import as_numbers
+from cnn.data import Dataset, as_numbers
 from cnn.layer import Arrays, Layer
 
 
@@ -88,3 +92,53 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 "a whole .npz file; this one is cut short or of another "
                 "kind. Delete it and start anew, or take an earlier copy."
             ) from error
+
+
+def describe_run(
+    run: Any, batch_size: int, training: Dataset, validation: Dataset
+) -> dict[str, Any]:
+    """What tells a run of training from others, by name, for a file.
+
+    run: has a network, an optimizer and a random generator, rng.
+    batch_size, training, validation: as train takes them.
+    """
+    kinds: Any = int | float | str | tuple  # its arrays are what it learned
+    held = vars(run.optimizer).items()
+    numbers = {n: v for n, v in held if isinstance(v, kinds) and n != "lr"}
+    seed = run.rng.bit_generator.seed_seq
+    return numbers | {
+        "optimizer": type(run.optimizer).__name__,
+        "layers": " ".join(type(m).__name__ for m in run.network.modules()),
+        "seed": str([seed.entropy, *seed.spawn_key]),
+        "batch_size": int(batch_size),
+        "training": training.checksum(),
+        "validation": validation.checksum(),
+        "mean lr": [],  # of each epoch: its last step, of how many, mean
+    }
+
+
+def check_run(
+    path: str | Path, here: dict[str, Any], rate: Callable[[float], float]
+) -> None:
+    """ValueError, naming each difference, if path has another run than ours.
+
+    here: how ours is described; rate: its learning rate by progress.
+    """
+    there = json.loads(str(load_arrays(path).get("state", "{}")))
+    there = there.get("made_of", {})
+    lrs, start = [], 0
+    for end, total, _ in there.get("mean lr", []):
+        used = [rate(n / total) for n in range(start, end)]
+        lrs.append([end, total, fmean(used)])
+        start = end
+    # Through JSON, since a tuple comes back as a list.
+    here = json.loads(json.dumps(here | {"mean lr": lrs}))
+    differ = [n for n, value in here.items() if there.get(n) != value]
+    if differ:
+        says = (f"{n} is {there.get(n)}, here {here[n]}" for n in differ)
+        raise ValueError(
+            f"{path} holds another run: {'; '.join(says)}. Expected this one. "
+            "Make them equal, or give this run a file of its own. To go on "
+            "from there in another way, load it by Checkpoint(...).load, and "
+            "train with another file."
+        )

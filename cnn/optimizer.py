@@ -1,23 +1,28 @@
 # Written by book/layers/optimizer.md. To keep edits: tangle.py --back.
 """Stochastic gradient descent, with momentum and weight decay."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from cnn.layer import Parameter
+from cnn.layer import Layer, Parameter
 
 
 class SGD:
     """v <- momentum * v + (grad + weight_decay * w);  w <- w - lr * v.
 
-    parameters: what to move; each has its own v, which starts at zero.
+    parameters: what to move, at least one, each once, else ValueError; each
+        has its own v, which starts at zero.
     lr: at least 0. It may be changed between steps, as a schedule does.
     momentum, weight_decay: at least 0, momentum below 1; else ValueError.
     Equation: eq-optimizer-sgd.
     """
 
+    network: Layer | None = None  # the last one that it was checked with
+
     def __init__(
         self,
-        parameters: list[Parameter],
+        parameters: Iterable[Parameter],
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
@@ -31,9 +36,29 @@ class SGD:
                 "and weight_decay >= 0. Begin with lr=0.1, momentum=0 and "
                 "weight_decay=0, and change one at a time."
             )
-        self.parameters, self.lr = parameters, lr
+        given = [*parameters] if isinstance(parameters, Iterable) else []
+        all_fit = all(isinstance(p, Parameter) for p in given)
+        if not given or not all_fit or len(set(given)) < len(given):
+            raise ValueError(
+                f"parameters is a {type(parameters).__name__} of {len(given)}"
+                "; expected a list of Parameters, at least one, each once. "
+                "Give network.parameters(), or some of these."
+            )
+        self.parameters, self.lr = given, lr
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.velocities = [np.zeros_like(p.value) for p in parameters]
+        self.velocities = [np.zeros_like(p.value) for p in given]
+
+    def check_network(self, network: Layer) -> None:
+        """ValueError unless all that this moves are network's parameters."""
+        strange = len(set(self.parameters) - set(network.parameters()))
+        if strange:
+            raise ValueError(
+                f"the optimizer moves {len(self.parameters)} parameters, and "
+                f"{strange} of them are not this network's; expected its own, "
+                "all or some. Make the optimizer anew, after the network: "
+                "SGD(network.parameters(), lr)."
+            )
+        self.network = network
 
     def step(self) -> None:
         """Move each parameter's value, in place, by its grad."""

@@ -5,7 +5,9 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from cnn.data import Dataset, check_arrays, check_positive, minibatches
 from cnn.layer import Layer, copy_arrays
 from cnn.loss import CrossEntropyLoss, cross_entropy
 from cnn.metrics import EpochMetrics
-from cnn.network import load_arrays, save_arrays
+from cnn.network import check_run, describe_run, load_arrays, save_arrays
 from cnn.optimizer import SGD
 
 
@@ -52,8 +54,10 @@ def train_step(
     network, optimizer: are changed; the optimizer holds the parameters.
     images: (N, C, H, W); labels: (N,), of 0..K-1.
     Returns mean loss (nats) and correct answers, both before the update.
-    ValueError, and no update, if the loss is not finite.
+    ValueError, no update: loss not finite, or not this network's optimizer.
     """
+    if optimizer.network is not network:  # asked once, not in each step
+        optimizer.check_network(network)
     (images,) = check_arrays("train_step", "images (N, ...)", images)
     loss, correct = partial_step(network, images, labels, len(images))
     check_finite(loss, optimizer.lr)
@@ -79,6 +83,7 @@ def train_epoch(
     dataset, batch_size, rng: the images, in batches whose order rng draws.
     Equation: eq-training-mean.
     """
+    optimizer.check_network(network)
     loss_sum, correct = 0.0, 0
     for images, labels in minibatches(dataset, batch_size, rng):
         loss, step_correct = step(network, optimizer, images, labels)
@@ -113,7 +118,9 @@ class Checkpoint:
     def __init__(
         self, network: Layer, optimizer: SGD, rng: np.random.Generator
     ) -> None:
+        optimizer.check_network(network)
         self.network, self.optimizer, self.rng = network, optimizer, rng
+        self.made_of: dict[str, Any] = {}  # what tells this run from others
         self.history: list[EpochMetrics] = []
         self.best = network.state_dict()  # after the best epoch
 
@@ -138,6 +145,7 @@ class Checkpoint:
         """Write it to path, where the old file or the new one is whole."""
         epochs = [asdict(epoch) for epoch in self.history]
         state = {"history": epochs, "rng": self.rng.bit_generator.state}
+        state["made_of"] = self.made_of
         save_arrays(path, self.held() | {"state": np.array(json.dumps(state))})
 
     def load(self, path: str | Path) -> None:
@@ -145,6 +153,7 @@ class Checkpoint:
         given = load_arrays(path)
         state = json.loads(str(given.pop("state", "{}")))
         copy_arrays(given, self.held(), path)
+        self.made_of = state.get("made_of", {})
         self.rng.bit_generator.state = state["rng"]
         self.history = [EpochMetrics(**epoch) for epoch in state["history"]]
 
@@ -195,7 +204,7 @@ def train(
     schedule: lr of a step, from the first lr and the progress 0..1.
     patience: stop after so many epochs without a lower validation loss,
         and take the best epoch's state back.
-    checkpoint: a file, written each epoch; if it is there, go on from it.
+    checkpoint: a file, written each epoch; if there, go on from this run's.
     step: does what train_step does, and is called as it is.
     ValueError if something is below 1, not finite, or does not fit.
     """
@@ -204,18 +213,23 @@ def train(
     check_positive(epochs=epochs, batch_size=batch_size, **counts)
     contract = "training (N, ...), validation (M, ...)"
     check_arrays("train", contract, training.images, validation.images)
-    run = Checkpoint(network, optimizer, rng)
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.load(checkpoint)
+    lr, run = optimizer.lr, Checkpoint(network, optimizer, rng)
+    rate = partial(schedule or (lambda lr, _: lr), lr)
+    if checkpoint is not None:
+        run.made_of = describe_run(run, batch_size, training, validation)
+        if Path(checkpoint).exists():
+            check_run(checkpoint, run.made_of, rate)
+            run.load(checkpoint)
     history, steps = run.history, -(-len(training) // batch_size)
     done, total = len(history) * steps, epochs * steps
     bar = ProgressBar(total=total, initial=done)
-    lr, progress = optimizer.lr, (n / total for n in range(done, total))
+    progress, lrs = (n / total for n in range(done, total)), list[float]()
 
     def scheduled_step(*batch: Any) -> tuple[float, int]:
         bar.show("update")
+        lrs.append(rate(next(progress)))
         if schedule is not None:
-            optimizer.lr = schedule(lr, next(progress))
+            optimizer.lr = lrs[-1]
         return step(*batch)
 
     try:
@@ -229,6 +243,8 @@ def train(
             reached = f"validation: {loss:.3f}, {accuracy:.2%}"
             bar.show("set_postfix_str", reached)
             if checkpoint is not None:
+                ends = [len(history) * steps, total]
+                run.made_of["mean lr"].append([*ends, fmean(lrs[-steps:])])
                 run.save(checkpoint)
     finally:
         bar.show("close")

@@ -15,11 +15,18 @@ HELD_OUT = VALIDATION.subset(slice(60))
 
 
 def start(
-    seed: int = 0, lr: float = 0.05, filters: int = 4
+    seed: int = 0,
+    lr: float = 0.05,
+    filters: int = 4,
+    weights: int | None = None,
 ) -> tuple[Sequential, SGD, np.random.Generator]:
-    """A network, its optimizer, and the generator that drew the network."""
+    """A network, its optimizer, and the generator that drew the network.
+
+    weights: another seed for the network, so that none of it is right.
+    """
     rng = np.random.default_rng(seed)
-    network = seed_network(rng, filters, np.float32)
+    drawn = rng if weights is None else np.random.default_rng(weights)
+    network = seed_network(drawn, filters, np.float32)
     return network, SGD(network.parameters(), lr, 0.9, 1e-4), rng
 
 
@@ -27,12 +34,13 @@ def run(
     seed: int = 0,
     *,
     lr: float = 0.05,
+    weights: int | None = None,
     data: Dataset = FEW,
     held_out: Dataset = HELD_OUT,
     **options: Any,
 ) -> tuple[Sequential, SGD, list[EpochMetrics]]:
     """A short training: its network, optimizer and history."""
-    network, optimizer, rng = start(seed, lr)
+    network, optimizer, rng = start(seed, lr, weights=weights)
     options = {"epochs": 3, "batch_size": 32} | options
     history = train(network, optimizer, data, held_out, rng=rng, **options)
     return network, optimizer, history

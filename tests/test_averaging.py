@@ -20,7 +20,7 @@ def test_the_average_is_its_unrolled_sum() -> None:
     for _ in range(20):
         for p in network.parameters():
             p.value += rng.standard_normal(p.value.shape)
-        average.update()
+        average.update(network)
         seen.append([p.value.copy() for p in network.parameters()])
     # 0.8^20 of the first, 0.2 * 0.8^k of the one k steps before the last.
     shares = [0.8**20, *(0.2 * 0.8 ** (20 - t) for t in range(1, 21))]
@@ -46,7 +46,7 @@ def test_the_average_is_torchs() -> None:
             p.value += rng.standard_normal(p.value.shape)
         for twin, p in pairs:
             twin.data = torch.tensor(p.value)
-        average.update()
+        average.update(network)
         averaged.update_parameters(theirs)
     for ours, twin in zip(
         average.values.values(), averaged.module.parameters(), strict=True
@@ -60,7 +60,7 @@ def test_it_leaves_the_network_alone_and_fits_back_into_it() -> None:
     first = [p.value.copy() for p in network.parameters()]
     for p in network.parameters():
         p.value += 2
-    average.update()
+    average.update(network)
     for p, before in zip(network.parameters(), first, strict=True):
         assert np.array_equal(p.value, before + 2)
     network.load_state_dict(average.values, "the average")
@@ -80,7 +80,7 @@ def test_buffers_are_taken_as_they_are() -> None:
     average = ExponentialMovingAverage(layer, decay=0.5)
     layer.seen.value[...] = 7
     layer.weight.value += 2
-    average.update()
+    average.update(layer)
     assert average.values["seen"] == [7]
     assert np.allclose(average.values["weight"], weight + 1)
 
@@ -89,7 +89,7 @@ def test_with_decay_zero_it_is_the_network_itself() -> None:
     network = two_matrices()
     average = ExponentialMovingAverage(network, decay=0)
     network.parameters()[0].value += 1
-    average.update()
+    average.update(network)
     for name, value in network.state_dict().items():
         assert np.allclose(average.values[name], value, atol=1e-6)
 

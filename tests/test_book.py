@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import importlib.metadata
 import os
 import re
 import shutil
@@ -15,9 +16,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import book_cache
 import pytest
 import tangle
 import yaml
@@ -230,10 +233,23 @@ ANSWER = 42
 :tangle: cnn/back/files.py
 
 import os
+from pathlib import Path
 
 
 def resolve_dataset() -> str:
     return os.environ.get("CNN_DATASET", "digits")
+
+
+def data_files(name: str) -> list[Path]:
+    return sorted(Path(os.environ.get("CNN_DATA", "none")).glob("*"))
+
+
+def download(name: str) -> None:
+    if name == "mnist" and "CNN_DATA" in os.environ:
+        Path(os.environ["CNN_DATA"]).mkdir(exist_ok=True)
+        for file in data_files(name) or [Path(os.environ["CNN_DATA"], "it")]:
+            if not file.exists():
+                file.write_text("downloaded")
 ```
 
 ```{code-cell} python
@@ -326,6 +342,100 @@ def test_outputs_are_those_of_the_package_and_its_data(
     assert back_again.returncode == 0
     assert "answer 43 digits" in page.read_text()
     assert "Executed notebook" not in back_again.stdout
+
+
+def test_outputs_are_those_of_the_content_of_the_data(
+    tiny: Path, build: Build, tmp_path: Path
+) -> None:
+    """Not of the names of its files, nor of their sizes and dates."""
+    page = tiny / "book" / "index.md"
+    edit(
+        page,
+        'print("data at"',
+        "for path in sorted(Path(os.environ['CNN_DATA']).glob('*')):\n"
+        '    print("read", path.name, path.read_text())\nprint("data at"',
+    )
+    edit(
+        page,
+        "import os\nimport cnn",
+        "import os\nfrom pathlib import Path\n\nimport cnn",
+    )
+    html = tiny / "_build" / "html" / "index.html"
+    data = tiny / "data"
+
+    def executes() -> bool:
+        done = build(CNN_DATA="data", CNN_DATASET="mnist")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return "Executed notebook" in done.stdout
+
+    # What is not there is downloaded before the key is made, ...
+    assert executes()
+    assert "read it downloaded" in html.read_text()
+    # ... so that it is the same the next time.
+    assert not executes()
+
+    file = data / "it"
+    known = file.stat()
+    for content in ("DOWNLOADED", "other"):
+        file.write_text(content)
+        os.utime(file, ns=(known.st_atime_ns, known.st_mtime_ns))
+        assert executes()
+        assert f"read it {content}" in html.read_text()
+    file.write_text("DOWNLOADED")
+    assert not executes()  # it was seen before
+    assert "read it DOWNLOADED" in html.read_text()
+    (data / "one more").write_text("x")
+    assert executes()
+
+
+def imported(text: str) -> set[str]:
+    """The libraries that a page's cells import."""
+    found = re.findall(r"^ *(?:import|from) ([a-zA-Z_]\w*)", text, re.M)
+    return set(found) - sys.stdlib_module_names - {"cnn"}
+
+
+def test_no_library_of_the_cells_is_left_out_of_the_key() -> None:
+    providers = packages_distributions()
+    names = set()
+    for page in (ROOT / "book").rglob("*.md"):
+        cells = re.findall(
+            r"^```\{code-cell\}.*?^```", page.read_text(), re.M | re.S
+        )
+        names |= imported("\n".join(cells))
+    for module in (ROOT / "cnn").rglob("*.py"):
+        names |= imported(module.read_text())
+    lacking = {name for name in names if name in providers} - {
+        name
+        for name in names
+        for provider in providers.get(name, [])
+        if provider in book_cache.LIBRARIES
+    }
+    lacking -= {"cycler", "dask"}  # parts of matplotlib and distributed
+    assert {"numpy", "torch", "sklearn", "scipy"} <= names
+    assert lacking == set()
+
+
+def test_each_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNN_DATASET", "digits")
+    known = book_cache.state()
+    assert book_cache.state() == known
+    for library in book_cache.LIBRARIES:
+        version = book_cache.installed(library)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                book_cache,
+                "installed",
+                lambda name, changed=library, version=version: (
+                    f"{version}.1"
+                    if name == changed
+                    else importlib.metadata.version(name)
+                ),
+            )
+            assert book_cache.state() != known
+    for name in ("system", "machine", "python_version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(book_cache.platform, name, lambda: "another")
+            assert book_cache.state() != known
 
 
 def test_a_changed_module_alone_is_executed_anew(

@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from http.client import IncompleteRead
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -469,16 +470,26 @@ def break_library(
 ) -> None:
     """From now on, importing a library raises an error."""
 
-    class Finder:
+    class Broken:
+        """Finds the library, and fails when it is to be executed."""
+
+        @classmethod
+        def find_spec(cls, name: str, *_: object) -> ModuleSpec | None:
+            found = name.partition(".")[0] == library
+            return ModuleSpec(name, cls) if found else None  # type: ignore
+
         @staticmethod
-        def find_spec(name: str, *_: object) -> None:
-            if name.partition(".")[0] == library:
-                raise error
+        def create_module(spec: ModuleSpec) -> None:
+            return None
+
+        @staticmethod
+        def exec_module(module: object) -> None:
+            raise error
 
     for module in [*sys.modules]:
         if module.partition(".")[0] == library:
             monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
 
 
 BROKEN = [

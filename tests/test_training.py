@@ -399,9 +399,11 @@ def test_resume_gives_the_same_bits(tmp_path, stop, patience):
         run(**options | {"schedule": interrupted, "checkpoint": path})
     # Nothing of the first start may be needed, except before the first
     # checkpoint, where there is nothing but the start.
-    seed = 99 if path.exists() else 0
+    weights = 99 if path.exists() else None
     assert path.exists() == (stop > 1 / 6)
-    resumed, optimizer, history = run(seed, checkpoint=path, **options)
+    resumed, optimizer, history = run(
+        weights=weights, checkpoint=path, **options
+    )
     assert bits(resumed) == bits(whole)
     assert history == whole_history
     assert optimizer.lr == 0.05
@@ -410,7 +412,7 @@ def test_resume_gives_the_same_bits(tmp_path, stop, patience):
 def test_a_finished_run_is_not_trained_again(tmp_path):
     path = tmp_path / "run.npz"
     network, _, history = run(checkpoint=path)
-    again, _, same = run(99, checkpoint=path)
+    again, _, same = run(weights=99, checkpoint=path)
     assert bits(again) == bits(network)
     assert same == history
 
@@ -452,7 +454,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, where):
     assert len(left.history) == 3
     options = {"epochs": 6, "schedule": cosine_schedule}
     whole, _, whole_history = run(**options)
-    resumed, _, history = run(99, checkpoint=path, **options)
+    resumed, _, history = run(weights=99, checkpoint=path, **options)
     assert bits(resumed) == bits(whole)
     assert history == whole_history
 

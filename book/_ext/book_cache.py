@@ -1,8 +1,9 @@
 """Keep the cells' outputs only as long as what they came from is the same.
 
-jupyter-cache compares the cells alone. A change in the package, the data set
-or a library would leave old outputs on the page, so each state of these has a
-cache of its own.
+jupyter-cache compares the cells alone. A change in the package, in the data
+set or the content of its files, in a library or the machine would leave old
+outputs on the page, so each state of these has a cache of its own. Variables
+of the environment do not count: the cells read only those that name the data.
 """
 
 from __future__ import annotations
@@ -20,21 +21,36 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 
+# All that cells and package import: tests/test_book.py compares.
 LIBRARIES = (
-    "numpy",
+    "cloudpickle",
+    "distributed",
+    "joblib",
     "matplotlib",
+    "matplotlib-inline",
+    "myst-nb",
+    "numpy",
+    "psutil",
     "scikit-learn",
+    "scipy",
+    "threadpoolctl",
     "torch",
     "torchvision",
-    "distributed",
+    "tqdm",
 )
 KEPT = 3  # so that changing between two data sets executes nothing
 
 
 def state() -> str:
     """Hash all that outputs depend on, besides the cells themselves."""
-    digest = hashlib.sha256(os.environ["CNN_DATASET"].encode())
-    digest.update(platform.python_version().encode())
+    from cnn.back.files import data_files  # of this checkout
+
+    name = os.environ["CNN_DATASET"]
+    machine = platform.system(), platform.machine(), platform.python_version()
+    digest = hashlib.sha256(f"{name} {machine}".encode())
+    for path in data_files(name):  # other images may have the same name
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     for library in LIBRARIES:
         digest.update(f"{library} {installed(library)}".encode())
     for path in sorted((tangle.ROOT / "cnn").rglob("*.py")):

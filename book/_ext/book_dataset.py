@@ -21,11 +21,10 @@ def settle_dataset(app: Sphinx, config: Config) -> None:
             # Cells run in their page's folder; the path was given from here.
             path = Path(os.environ[name]).expanduser().absolute()
             os.environ[name] = str(path)
-    from cnn.back.files import (
-        resolve_dataset,
-    )  # of this checkout: see book_package
+    from cnn.back import files  # of this checkout: see book_package
 
-    name = resolve_dataset()
+    name = files.resolve_dataset()
+    files.download(name)  # now, so that the cache's key can tell what it is
     os.environ["CNN_DATASET"] = name
     logger.info("The book is built on the data set %r.", name)
 

@@ -68,11 +68,11 @@ def download(name: str, root: Root = None) -> None:
     Files are renamed into their place when they are whole, so that a kill
     leaves no half of one there. ValueError if the data set cannot be had.
     """
-    datasets, folder = library("torchvision.datasets"), FOLDERS[name]
     files = data_files(name, root)
     missing = [path.name for path in files if not path.is_file()]
     if not missing:
         return
+    datasets, folder = library("torchvision.datasets"), FOLDERS[name]
     raw, patience = files[0].parent, socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # seconds of silence: never hang
     try:
@@ -177,6 +177,7 @@ def resolve_dataset(name: str = "auto", root: Root = None) -> str:
             "or 'fashion-mnist'. Mend the name, or the variable CNN_DATASET."
         )
     try:
+        library("torchvision.datasets")  # which reads them, too
         download("mnist", root)
     except ValueError as error:
         warnings.warn(f"using 'digits' instead: {error}", stacklevel=2)

@@ -31,6 +31,12 @@ def code_fingerprint(code: CodeType) -> list[Any]:
     return [does, code.co_exceptiontable, *inspect.getargs(code)]
 
 
+def version_of(module: str) -> str | None:
+    """The version of the library that a module, by its name, belongs to."""
+    library = sys.modules.get(module.partition(".")[0])
+    return getattr(library, "__version__", None)
+
+
 class Walk(pickle.Pickler):
     """Pickles values into a hash; met: the functions and classes in them.
 
@@ -95,7 +101,8 @@ class Walk(pickle.Pickler):
         """What a function, a class or the like is made of.
 
         value: one of those in met.
-        ValueError if it is all of cnn, so that no name can be followed.
+        ValueError if it is all of cnn, so that no name can be followed, or
+          if it reads data files.
         """
         match value:
             case ModuleType():
@@ -104,11 +111,18 @@ class Walk(pickle.Pickler):
                         f"the experiment uses all of {value.__name__}; name "
                         "what it uses, as in cnn.relu, and import it outside."
                     )
-                return value.__name__
+                return [value.__name__, version_of(value.__name__)]
             case property():
                 return [value.fget, value.fset, value.fdel]
+            case FunctionType() if value.__module__ == "cnn.back.files":
+                raise ValueError(
+                    "the experiment reads data files, and no fingerprint sees "
+                    "what is in them. Load the data outside, and pass them "
+                    "as an argument."
+                )
             case FunctionType() | type() if not self.follows(value.__module__):
-                return [value.__module__, value.__qualname__]
+                place = value.__module__, value.__qualname__
+                return [*place, version_of(value.__module__)]
             case FunctionType():
                 held = [cell.cell_contents for cell in value.__closure__ or ()]
                 given = [value.__defaults__, value.__kwdefaults__, vars(value)]

@@ -25,11 +25,18 @@ class ExponentialMovingAverage:
         self.decay = decay
         self.values = network.state_dict()
 
-    def update(self) -> None:
+    def update(self, network: Layer) -> None:
         """Take the present parameters in; call it after each step.
 
+        network: that of __init__; ValueError if its parameters are others.
         Equation: eq-averaging-average.
         """
+        if network.named_arrays() != self.arrays:
+            raise ValueError(
+                "ExponentialMovingAverage was made for another network; "
+                "expected the parameters that it averages. Make a new "
+                "average after the network."
+            )
         for name, array in self.arrays.items():
             kept = self.decay if isinstance(array, Parameter) else 0
             average = self.values[name]

@@ -219,6 +219,8 @@ class ParallelStep:
                 "was closed; expected the network that it was made for. "
                 "Make a ParallelStep for each network."
             )
+        if optimizer.network is not network:
+            optimizer.check_network(network)
         labels = as_numbers("ParallelStep", "labels", labels)
         (images,) = check_arrays("ParallelStep", "images (N, ...)", images)
         heads = images.shape[:1], labels.shape[:1]

@@ -86,6 +86,8 @@ class DistributedStep:
         ValueError, before anything is updated, for an empty batch, for
         images and labels that do not match, and if the loss is not finite.
         """
+        if optimizer.network is not network:
+            optimizer.check_network(network)
         labels = as_numbers("DistributedStep", "labels", labels)
         (images,) = check_arrays("DistributedStep", "images (N, ...)", images)
         heads = images.shape[:1], labels.shape[:1]
