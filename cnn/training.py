@@ -165,10 +165,7 @@ def epochs_since_best(history: list[EpochMetrics]) -> int:
 
 
 class ProgressBar:
-    """tqdm's bar, as decoration: whatever fails in it is left out.
-
-    options: of tqdm, such as total.
-    """
+    """tqdm's bar, with its options: whatever fails in it is left out."""
 
     def __init__(self, **options: Any) -> None:
         with suppress(Exception):
@@ -228,8 +225,7 @@ def train(
     def scheduled_step(*batch: Any) -> tuple[float, int]:
         bar.show("update")
         lrs.append(rate(next(progress)))
-        if schedule is not None:
-            optimizer.lr = lrs[-1]
+        optimizer.lr = lrs[-1] if schedule else optimizer.lr
         return step(*batch)
 
     try:
