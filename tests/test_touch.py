@@ -16,7 +16,18 @@ from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
 
-from cnn import cross_entropy, max_pool2d, max_pool2d_backward, softmax
+from cnn import (
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    cross_entropy,
+    max_pool2d,
+    max_pool2d_backward,
+    softmax,
+)
 from cnn.back.touch import DTYPES, pack, touch
 from cnn.windows import col2im, im2col, output_size
 
@@ -219,6 +230,25 @@ BOWL = {
     "curvature": np.array([1.0, 9.0]),
     **{"start": [9, 1], "reach": [10, 4], "eta": 0.2, "steps": 20},
 }
+RNG = np.random.default_rng(0)
+NETWORK = Sequential(
+    Conv2d(1, 8, 3, rng=RNG),
+    ReLU(),
+    MaxPool2d(2),
+    Flatten(),
+    Linear(8 * 13 * 13, 10, rng=RNG),
+)
+DIGIT = {
+    "parameters": [p.value for p in NETWORK.parameters()],
+    "images": RNG.integers(0, 256, (3, 28, 28)).astype(np.uint8),
+    **{"labels": [3, 1, 4], "mean": 33.3, "std": 78.6, "box": 20},
+    **{
+        "white": 255,
+        "pen": 2.2,
+        "by_mass": True,
+        "names": [str(k) for k in range(10)],
+    },
+}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
@@ -226,6 +256,7 @@ ALL = {
     "step": STEP,
     "logits": LOGITS,
     "bowl": BOWL,
+    "digit": DIGIT,
 }
 
 
@@ -742,3 +773,78 @@ def test_bowl_by_keys(open_figure: Open) -> None:
     figure.press("again", "Enter")
     figure.press("next", "Enter", "Enter")
     check_bowl(figure, 0.2, (8.5, 0.4), 2)
+
+
+# --- draw a digit -----------------------------------------------------------
+
+
+def seen_by(figure: Figure) -> np.ndarray:
+    """The pixels that the network is given, 0..255."""
+    alpha = figure.page.evaluate(
+        """() => [...document.querySelector("canvas[data-key=seen]")
+          .getContext("2d").getImageData(0, 0, 28, 28).data]
+          .filter((_, a) => a % 4 === 3)"""
+    )
+    return np.array(alpha, float).reshape(28, 28)
+
+
+def check_digit(figure: Figure, pixels: np.ndarray, least: float) -> None:
+    """The logits are the package's, and so are the bars."""
+    x = (pixels - DIGIT["mean"]) / DIGIT["std"]
+    z = NETWORK.to(np.float64).forward(x[np.newaxis, np.newaxis])
+    shown = [
+        float(figure.at(f"class{k}").get_attribute("title").split()[1])
+        for k in range(10)
+    ]
+    assert np.allclose(shown, z[0], rtol=0, atol=least)
+    texts = figure.texts()
+    for k, p in enumerate(softmax(np.array([shown]))[0]):
+        assert float(texts[f"p{k} text"]) == pytest.approx(p, abs=0.0051)
+    assert figure.errors == []
+
+
+def test_digit_shows_images_and_shifts_them_by_keys(open_figure: Open) -> None:
+    figure = open_figure("digit", **DIGIT)
+    images = DIGIT["images"].astype(float)
+    check_digit(figure, images[0], 1e-6)
+    figure.press("pad", "ArrowDown", "ArrowRight", "ArrowRight")
+    moved = np.zeros((28, 28))
+    moved[1:, 2:] = images[0][:-1, :-2]
+    check_digit(figure, moved, 1e-6)
+    assert np.abs(seen_by(figure) - moved).max() <= 1
+    figure.press("other", "Enter")
+    check_digit(figure, images[1], 1e-6)
+    figure.press("clear", "Enter")
+    check_digit(figure, np.zeros((28, 28)), 1e-6)
+    assert "Nothing is on the pad" in figure.said()
+
+
+@pytest.mark.parametrize(("size", "at"), [(0.2, 0.1), (0.5, 0.4), (0.9, 0)])
+def test_digit_is_scaled_and_centred_as_drawn_by_pointer(
+    open_figure: Open, size: float, at: float
+) -> None:
+    figure = open_figure("digit", **DIGIT)
+    figure.at("clear").click()
+    figure.at("pad").scroll_into_view_if_needed()
+    box = figure.at("pad").bounding_box()
+    mouse = figure.page.mouse
+    for stroke in ([(0, 0), (0, 1)], [(0, 1), (0.5, 1)]):  # an L
+        places = [
+            (
+                box["x"] + box["width"] * (at + 0.05 + size * x),
+                box["y"] + box["height"] * (at + 0.05 + size * y),
+            )
+            for x, y in stroke
+        ]
+        mouse.move(*places[0])
+        mouse.down()
+        mouse.move(*places[1], steps=6)
+        mouse.up()
+    seen = seen_by(figure)
+    rows, columns = (np.flatnonzero(seen.max(axis=a) > 100) for a in (1, 0))
+    assert abs(rows[-1] - rows[0] + 1 - 20) <= 1
+    assert abs(columns[-1] - columns[0] + 1 - 11) <= 1.5
+    grid = np.arange(28) + 0.5
+    assert seen.sum(axis=1) @ grid / seen.sum() == pytest.approx(14, abs=0.1)
+    assert seen.sum(axis=0) @ grid / seen.sum() == pytest.approx(14, abs=0.1)
+    check_digit(figure, seen, 0.2)  # a canvas keeps alpha to one of 255

@@ -57,7 +57,8 @@ const touch = (() => {
      group    arrow keys lead from one of a group to the next
      spin     { value, set, min, max, step, name }: a number that can be dragged
      pick     what Enter, a click or a tap does
-     on       { event: function } */
+     on       { event: function }
+     paint    called with the element after it has its attributes: for a canvas */
   const h = (tag, props = {}, ...children) => ({ tag, props, children: children.flat(9) });
 
   function render(parent, children) {
@@ -91,7 +92,7 @@ const touch = (() => {
       if (node.data !== String(child)) node.data = String(child);
       return;
     }
-    const { key, group, spin, pick, on, ...attributes } = child.props;
+    const { key, group, spin, pick, on, paint, ...attributes } = child.props;
     node.touchDo = { spin, pick };
     if (key !== undefined) attributes["data-key"] = key;
     if (group !== undefined) attributes["data-group"] = group;
@@ -112,6 +113,7 @@ const touch = (() => {
     }
     for (const [name, act] of Object.entries(on ?? {})) node[`on${name}`] = act;
     render(node, child.children);
+    paint?.(node);
   }
 
   // One of each group is reached by Tab: the last that was used, or the first.
