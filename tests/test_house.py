@@ -184,7 +184,7 @@ def test_the_ground_floor_is_small() -> None:
 
 def test_the_ground_floor_has_few_lines() -> None:
     total = sum(map(lines, GROUND))
-    assert total <= 1800, f"{total} lines; what is for speed goes upstairs."
+    assert total <= 1900, f"{total} lines; what is for speed goes upstairs."
 
 
 @pytest.mark.parametrize(
