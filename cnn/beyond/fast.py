@@ -116,7 +116,7 @@ def unpool(
 class ConvReLUPool(Layer):
     """Conv2d, ReLU and MaxPool2d in one: y = ReLU(maximum(w * x) + b).
 
-    What the three give, to within rounding; keeps nothing while evaluating.
+    What the three give, if finite, but for rounding. eval() keeps nothing.
     conv, pool: the layers that it stands for.
     Equation: eq-fast-swap.
     """
