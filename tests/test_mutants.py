@@ -1,6 +1,7 @@
 """The list of survivors can be trusted: what it names is there, and argued."""
 
 import tomllib
+from collections import Counter
 
 import mutants
 import pytest
@@ -45,3 +46,8 @@ def test_a_mutant_is_named_by_its_function(mutant, function):
 def test_a_change_is_told_by_its_lines_alone():
     diff = "--- a.py\n+++ a.py\n@@ -1,2 +1,2 @@\n def f():\n-  x = 1\n+  x = 2"
     assert mutants.change(diff) == "x = 1 -> x = 2"
+
+
+def test_only_what_was_noticed_counts():
+    ended = {"killed": 5, "timeout": 1, "survived": 1, "not run": 1}
+    assert mutants.score(Counter(ended)) == 0.75
