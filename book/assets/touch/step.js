@@ -86,11 +86,11 @@ touch.figure("step", (board, values) => {
       viewBox: "0 0 320 200", on: { pointerdown: point, pointermove: point },
       "aria-label": `The error against h; at this h it is ${power(error)}` },
     h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` }),
-    [-12, -9, -6, -3, 0].map((e) => h("text", { key: `h${e}`, x: across(e), y: 184,
+    [-12, -9, -6, -3, 0].map((e) => h("text", { key: `h${e}`, x: across(e), y: 182,
       class: "middle" }, `10${up(e)}`)),
     [-12, -9, -6, -3, 0].map((e) => h("text", { key: `e${e}`, x: LEFT - 5, y: down(10 ** e) + 4,
       class: "end" }, `10${up(e)}`)),
-    h("text", { key: "h", x: RIGHT, y: 198, class: "end" }, "step h"),
+    h("text", { key: "h", x: RIGHT, y: 196.5, class: "end" }, "step h"),
     bounds,
     h("path", { key: "measured", class: "touch-curve g thin", d: path(measured) }),
     h("circle", { key: "here", class: "touch-dot", cx: across(state.exponent), cy: down(error), r: 6 }));
