@@ -25,6 +25,7 @@ check: ## style, types, and whether package and book agree
 	ruff format --check .
 	mypy --strict cnn
 	mypy --strict book/_ext benchmarks
+	mypy --strict --platform win32 cnn book/_ext
 	python book/_ext/tangle.py --check
 
 coverage: ## which lines and branches of cnn/ do the tests not reach?

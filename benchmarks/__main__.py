@@ -283,7 +283,7 @@ def machine(threads: int) -> dict[str, Any]:
     """What the figures depend on."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         models = [s.split(":")[1] for s in lines if s.startswith("model name")]
         model = models[0].strip() if models else model
     versions = {"python": platform.python_version()}
@@ -414,7 +414,7 @@ def main() -> None:
         results["cost_against_size"] = cost_against_size(threads)
         print_costs(results["cost_against_size"])
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1), "utf-8")
     if options.figure:
         draw(results, options.figure)
 

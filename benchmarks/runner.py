@@ -75,7 +75,7 @@ class Runner:
 
 def status(pid: int | str, key: str) -> float:
     """A figure in megabytes from Linux's list about a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
         if line.startswith(key):
             return int(line.split()[1]) / 1024
     raise KeyError(key)
@@ -96,7 +96,7 @@ def measure_memory(label: str, small: Task, large: Task) -> float:
         pids = ["self", *run.others]
         before = [status(pid, "VmRSS") for pid in pids]
         for pid in pids:
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
+            Path(f"/proc/{pid}/clear_refs").write_text("5", "utf-8")
         for _ in range(5):
             run.train()
         for pid, resident in zip(pids, before, strict=True):

@@ -314,7 +314,7 @@ def edits(
 def recorded(root: Path) -> set[str]:
     """Return the hashes of the texts that were agreed on in this checkout."""
     path = root / AGREED
-    return set(path.read_text().split()) if path.exists() else set()
+    return set(path.read_text("utf-8").split()) if path.exists() else set()
 
 
 def remember(root: Path, book: Texts, package: Texts) -> None:
