@@ -249,6 +249,8 @@ def test_to_permute_the_batch_permutes_the_result(name, seed, n):
     rng = np.random.default_rng(seed)
     shape = SHAPES.get(name, (4, 2, 6, 6))
     layer = MAKERS[name]().to(np.float64)
+    for parameter in layer.parameters():  # biases start at 0
+        parameter.value += rng.standard_normal(parameter.value.shape)
     x = rng.standard_normal((n, *shape[1:]))
     y = layer.forward(x)
     g = rng.standard_normal(y.shape)
