@@ -78,6 +78,7 @@ def judge(folder: Path, *tests: str) -> Verdict:
         capture_output=True,
         text=True,
     )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     found, page = {}, {}
     for case in ET.parse(report).iter("testcase"):
         file = str(case.get("classname")).replace(".", "/")
