@@ -17,8 +17,11 @@ tangle: ## carry edits of the chapters into cnn/
 back: ## carry edits of cnn/ into the chapters
 	python book/_ext/tangle.py --back
 
-test: ## run all tests
+test: ## run the tests, but for those that take minutes
 	pytest
+
+slow: ## run those that take minutes: kills, notebooks, the blank page
+	pytest -m slow
 
 check: ## style, types, and whether package and book agree
 	ruff check .
@@ -41,4 +44,4 @@ clean: ## delete what was built; results of experiments stay
 	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
-.PHONY: help book page tangle back test check coverage mutants bench clean
+.PHONY: help book page tangle back test check coverage mutants bench clean slow
