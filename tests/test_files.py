@@ -307,7 +307,7 @@ def test_nothing_there_is_not_to_be_renamed(tmp_path, monkeypatch):
 
 def test_too_few_images_to_lay_some_aside(tmp_path):
     write_mnist(tmp_path)
-    with pytest.raises(ValueError, match=r"40 images.*5000.*whole data"):
+    with pytest.raises(ValueError, match=r"5000 of 40 images.*whole data"):
         load_dataset("mnist", tmp_path)
 
 
