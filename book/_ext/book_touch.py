@@ -9,9 +9,12 @@ folder too. Other pages load nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import myst_nb.sphinx_
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -40,6 +43,21 @@ def scripts(names: list[str]) -> list[str]:
     return [*engine, "touch.js", *own]
 
 
+in_figure = myst_nb.sphinx_.create_figure_context
+
+
+@contextmanager
+def in_figure_once(
+    self: Any, options: dict[str, Any] | None, line: int
+) -> Iterator[None]:
+    """Make one figure of a cell: the data beside its picture are none."""
+    name = nodes.fully_normalize_name(str((options or {}).get("name")))
+    with in_figure(
+        self, None if name in self.document.nameids else options, line
+    ):
+        yield
+
+
 def load(
     app: Sphinx,
     pagename: str,
@@ -57,6 +75,7 @@ def load(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect to Sphinx."""
+    """Connect to Sphinx, and to what renders the outputs of cells."""
+    myst_nb.sphinx_.create_figure_context = in_figure_once
     app.connect("html-page-context", load)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
