@@ -6,6 +6,7 @@ CNN_REQUIRE_SITE=1 they fail instead.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -272,6 +273,15 @@ def test_links_are_not_dead(path: str) -> None:
         ):
             dead.append(link)
     assert dead == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_caption_stands_once(path: str) -> None:
+    text = (SITE / path).read_text(encoding="utf-8")
+    text = re.sub(r'<span class="caption-number">.*?</span>', "", text)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    words = [re.sub(r"<[^>]*>|#", "", found) for found in captions]
+    assert len(set(words)) == len(words)
 
 
 @pytest.mark.parametrize("path", PAGES)
