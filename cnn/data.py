@@ -168,7 +168,8 @@ def check_positive(**counts: Any) -> None:
     for name, count in counts.items():
         if not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(
-                f"{name} is {count!r}; expected a whole number of at least 1."
+                f"{name} is {count!r}; expected a whole number of at least 1. "
+                f"Give an int, such as {name}=1."
             )
 
 
