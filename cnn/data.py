@@ -169,7 +169,7 @@ def check_positive(**counts: Any) -> None:
         if not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(
                 f"{name} is {count!r}; expected a whole number of at least 1. "
-                f"Give an int, such as {name}=1."
+                "Give an int, such as 1."
             )
 
 
