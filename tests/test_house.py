@@ -199,12 +199,11 @@ def test_a_module_is_read_in_one_sitting(module: str) -> None:
     )
 
 
-def prose(text: str) -> str:
-    """What of a page is read as prose.
+def told(text: str) -> str:
+    """What of a page is not code.
 
-    Its words, headings, captions, exercises and solutions; not its front
-    matter, code, displayed equations, comments, and lines of directives and
-    their options. An inline formula counts as one word.
+    Its words, headings, captions, equations, exercises and solutions; not its
+    front matter, comments, and lines of directives and their options.
     """
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
     kept: list[str] = []
@@ -225,8 +224,15 @@ def prose(text: str) -> str:
             code = fence[1]
         elif not re.match(r"\s*(:[\w-]+:|%)", line):
             kept.append(line)
-    text = "\n".join(kept)
-    text = re.sub(r"\$\$.*?\$\$( *\([\w-]+\))?", "", text, flags=re.S)
+    return "\n".join(kept)
+
+
+def prose(text: str) -> str:
+    """What of a page is read as prose: an inline formula counts as one word,
+
+    and a displayed one not at all.
+    """
+    text = re.sub(r"\$\$.*?\$\$( *\([\w-]+\))?", "", told(text), flags=re.S)
     return re.sub(r"\$[^$]+\$", "x", text)
 
 
