@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,28 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
-from browser import chromium
+from browser import chromium, missing
+from matplotlib.image import imread
 
 from cnn import (
+    SGD,
     Conv2d,
+    Dataset,
     Flatten,
     Linear,
     MaxPool2d,
     ReLU,
     Sequential,
     cross_entropy,
+    cross_entropy_backward,
+    load_dataset,
     max_pool2d,
     max_pool2d_backward,
+    predict,
     softmax,
+    train,
 )
-from cnn.back.touch import DTYPES, pack, touch
+from cnn.back.touch import DTYPES, digit_pad, pack, touch
 from cnn.windows import col2im, im2col, output_size
 
 
@@ -45,6 +53,8 @@ document.documentElement.dataset.theme = "{theme}"</script>
 <figure><img alt="still" src="data:,"><figcaption><p>What to see.</p>
 </figcaption></figure>
 <div class="output text_html">{data}</div></div></main>"""
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # axe leaves this rule out unless it is asked for.
 AXE = {"rules": {"label-content-name-mismatch": {"enabled": True}}}
@@ -133,6 +143,16 @@ class Figure:
         return str(self.page.locator(".touch-sum").inner_text()).replace(
             MINUS, "-"
         )
+
+
+def from_power(text: str) -> float:
+    """1.2e-9, from 1.2 times a power of ten as it is set."""
+    head, _, tail = text.partition("\u00b710")
+    low = str.maketrans(
+        "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b",
+        "0123456789-",
+    )
+    return float(f"{head}e{tail.translate(low) or 0}")
 
 
 Open = Callable[..., Figure]
@@ -249,6 +269,34 @@ DIGIT = {
         "names": [str(k) for k in range(10)],
     },
 }
+STEPS = np.arange(60)
+BROKEN = {
+    "losses": (
+        2.3 * np.exp(-STEPS / np.array([[9], [12], [15], [30]]))
+        + 0.2 * RNG.random((4, 60))
+    ).astype(np.float32),
+    "errors": np.array(
+        [
+            [3e-11, 2e-11, 1e-11],
+            [0.7, 2e-11, 1e-11],
+            [3e-11, 1e-2, 1e-11],
+            [3e-11, 4e-10, 1e-11],
+        ]
+    ),
+    "kinds": ["input", "weight", "bias"],
+    "names": ["right", "not transposed", "one per cent too long", "right"],
+    "over": 15,
+}
+START = {
+    "x": RNG.standard_normal((6, 20)).astype(np.float32),
+    "labels": [0, 1, 2, 3, 1, 0],
+    **{"classes": 4, "units": 16, "sigma": 0.1, "depth": 10},
+}
+LUCK = {
+    **{"share": 0.9, "m": 20, "n": 1000, "tau": 0},
+    "chosen": np.array([0.5, 0.7, 0.65, 0.82, 0.8, 0.82, 0.79]),
+    "fresh": np.array([0.52, 0.66, 0.7, 0.78, 0.81, 0.8, 0.8]),
+}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
@@ -257,6 +305,9 @@ ALL = {
     "logits": LOGITS,
     "bowl": BOWL,
     "digit": DIGIT,
+    "broken": BROKEN,
+    "start": START,
+    "luck": LUCK,
 }
 
 
@@ -602,15 +653,7 @@ def check_step(
     if error == 0:
         assert shown == "0"
     else:
-        head, tail = shown.split("\u00b710")
-        low = str.maketrans(
-            "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076"
-            "\u2077\u2078\u2079\u207b",
-            "0123456789-",
-        )
-        assert float(f"{head}e{tail.translate(low)}") == pytest.approx(
-            error, rel=0.06
-        )
+        assert from_power(shown) == pytest.approx(error, rel=0.06)
     assert figure.errors == []
 
 
@@ -799,7 +842,7 @@ def check_digit(figure: Figure, pixels: np.ndarray, least: float) -> None:
     assert np.allclose(shown, z[0], rtol=0, atol=least)
     texts = figure.texts()
     for k, p in enumerate(softmax(np.array([shown]))[0]):
-        assert float(texts[f"p{k} text"]) == pytest.approx(p, abs=0.0051)
+        assert float(texts[f"p{k}"]) == pytest.approx(p, abs=0.0051)
     assert figure.errors == []
 
 
@@ -812,8 +855,11 @@ def test_digit_shows_images_and_shifts_them_by_keys(open_figure: Open) -> None:
     moved[1:, 2:] = images[0][:-1, :-2]
     check_digit(figure, moved, 1e-6)
     assert np.abs(seen_by(figure) - moved).max() <= 1
-    figure.press("other", "Enter")
+    figure.press("image0", "ArrowRight", "Enter")
     check_digit(figure, images[1], 1e-6)
+    figure.at("image2").click()
+    check_digit(figure, images[2], 1e-6)
+    assert figure.at("image2").get_attribute("aria-pressed") == "true"
     figure.press("clear", "Enter")
     check_digit(figure, np.zeros((28, 28)), 1e-6)
     assert "Nothing is on the pad" in figure.said()
@@ -848,3 +894,482 @@ def test_digit_is_scaled_and_centred_as_drawn_by_pointer(
     assert seen.sum(axis=1) @ grid / seen.sum() == pytest.approx(14, abs=0.1)
     assert seen.sum(axis=0) @ grid / seen.sum() == pytest.approx(14, abs=0.1)
     check_digit(figure, seen, 0.2)  # a canvas keeps alpha to one of 255
+
+
+def test_digit_takes_a_number_apart(open_figure: Open) -> None:
+    figure = open_figure("digit", **DIGIT)
+    image = DIGIT["images"][:1].astype(float)
+    arrays = [(image[np.newaxis] - DIGIT["mean"]) / DIGIT["std"]]
+    for layer in NETWORK.to(np.float64).layers:
+        arrays.append(layer.forward(arrays[-1]))
+    for layer, y in enumerate(arrays[1:4]):
+        rows, columns = y.shape[2:]
+        box = figure.at(f"map{layer} 6").bounding_box()
+        figure.page.mouse.click(
+            box["x"] + box["width"] * 9.5 / columns,
+            box["y"] + box["height"] * 4.5 / rows,
+        )
+        for row, column, key in ((4, 9, "ArrowDown"), (5, 9, "ArrowLeft")):
+            assert figure.number("made") == pytest.approx(
+                y[0, 6, row, column], abs=0.0006
+            )
+            figure.page.keyboard.press(key)
+        assert figure.number("made") == pytest.approx(
+            y[0, 6, 5, 8], abs=0.0006
+        )
+        assert figure.sum().count("·") == (9 if layer == 0 else 0)
+        # The window on the image, and for a pooled number its winner's.
+        row, column = 5, 8
+        if layer == 2:
+            tile = arrays[2][0, 6, 10:12, 16:18]
+            row, column = np.add((10, 16), np.divmod(tile.argmax(), 2))
+        style = figure.at("seen box").locator(".touch-mark")
+        top, left, height = (
+            float(style.evaluate(f"e => parseFloat(e.style.{side})"))
+            for side in ("top", "left", "height")
+        )
+        assert np.allclose(
+            np.array([top, left, height]) * 0.28, [row, column, 3], atol=1e-3
+        )
+    figure.at("p3").click()
+    assert figure.number("made") == pytest.approx(arrays[5][0, 3], abs=6e-4)
+    figure.press("p3", "ArrowRight", "Enter")
+    assert figure.number("made") == pytest.approx(arrays[5][0, 4], abs=6e-4)
+    assert figure.sum().count("(map ") == 8
+    figure.press("maps1", "ArrowUp", *["ArrowRight"] * 27)  # to map 1
+    assert figure.number("made") == pytest.approx(
+        arrays[2][0, 1, 0, 1], abs=6e-4
+    )
+    assert figure.errors == []
+
+
+def test_digit_reads_with_other_sizes(open_figure: Open) -> None:
+    rng = np.random.default_rng(2)
+    network = Sequential(
+        *(Conv2d(1, 10, 5, padding=2, rng=rng), ReLU(), MaxPool2d(4, 3)),
+        *(Flatten(), Linear(10 * 9 * 9, 10, rng=rng)),
+    )
+    images = rng.standard_normal((2, 1, 28, 28)).astype(np.float32)
+    data = Dataset(
+        *("mnist", images, np.array([3, 1]), tuple(DIGIT["names"]), 100, 20)
+    )
+    values = digit_pad("Draw.", network, data).values
+    figure = open_figure("digit", **values)
+    figure.press("image0", "ArrowRight", "Enter")
+    z = network.to(np.float64).forward(
+        (values["images"][1:2, None].astype(float) - 100) / 20
+    )
+    for k in range(10):
+        logit = figure.at(f"class{k}").get_attribute("title").split()[1]
+        assert float(logit) == pytest.approx(z[0, k], abs=1e-6)
+    assert figure.page.locator(".touch-maps canvas").count() == 3 * 8
+    figure.at("p3").click()
+    assert figure.number("made") == pytest.approx(z[0, 3], abs=6e-4)
+    assert figure.errors == []
+
+
+@pytest.fixture(scope="module")
+def reader() -> tuple[Sequential, Dataset]:
+    """A network that has learned to read, and 300 images it has not seen."""
+    training, _, test = load_dataset()
+    rng, side = np.random.default_rng(0), training.images.shape[2]
+    network = Sequential(
+        *(Conv2d(1, 8, 3, rng=rng), ReLU(), MaxPool2d(2), Flatten()),
+        Linear(8 * ((side - 2) // 2) ** 2, 10, rng=rng),
+    )
+    optimizer, few = SGD(network.parameters(), 0.01, 0.9), slice(3000)
+    train(
+        *(network, optimizer, training.subset(few), test.subset(slice(10))),
+        **{"epochs": 3 if side == 28 else 10, "batch_size": 32, "rng": rng},
+    )
+    return network, test.subset(slice(300))
+
+
+def test_digit_reads_300_images_through_its_canvas(
+    open_figure: Open, reader: tuple[Sequential, Dataset]
+) -> None:
+    network, data = reader
+    figure = open_figure("digit", **digit_pad("", network, data).values)
+    seen = figure.page.evaluate(
+        """() => [...document.querySelectorAll(".touch-thumb")].map(thumb => {
+          thumb.click();
+          const canvas = document.querySelector("canvas[data-key=seen]");
+          const { data } = canvas.getContext("2d").getImageData(
+            0, 0, canvas.width, canvas.height);
+          return [data.filter((_, a) => a % 4 === 3).join(" "),
+            [...document.querySelectorAll("[title^=logit]")].map(
+              e => Number(e.title.split(" ")[1]))];
+        })"""
+    )
+    z = predict(network.to(np.float64), data.images.astype(np.float64))
+    assert np.abs(np.array([logits for _, logits in seen]) - z).max() < 1e-4
+    side, white = (
+        data.images.shape[2],
+        16 if data.images.shape[2] == 8 else 255,
+    )
+    alpha = np.array([a.split() for a, _ in seen], float)
+    x = (alpha.reshape(-1, 1, side, side) * white / 255 - data.mean) / data.std
+    again = predict(network, x).argmax(axis=1)
+    assert (again == z.argmax(axis=1)).sum() >= 298
+    assert (again == data.labels).mean() > 0.85
+    assert figure.errors == []
+
+
+def test_digit_is_saved_as_a_png(
+    open_figure: Open, reader: tuple[Sequential, Dataset], tmp_path: Path
+) -> None:
+    network, data = reader
+    values = digit_pad("", network, data.subset(slice(2))).values
+    figure = open_figure("digit", **values)
+    with figure.page.expect_download() as download:
+        figure.press("save", "Enter")
+    download.value.save_as(tmp_path / "digit.png")
+    grey = imread(tmp_path / "digit.png")
+    assert np.ptp(grey[..., :3], axis=2).max() == 0
+    expected = values["images"][0] / values["white"]
+    assert np.abs(grey[..., 0] - expected).max() < 1 / 255
+    assert figure.errors == []
+
+
+def arc(x: float, y: float, a: float, b: float, *turns: float) -> np.ndarray:
+    """Points of an ellipse around (x, y), from one angle in turns to one."""
+    t = 2 * np.pi * np.linspace(*turns, 13)
+    return np.array([x + a * np.cos(t), y + b * np.sin(t)]).T
+
+
+# The ten digits as a hand draws them, in a box of 1 by 1, y downwards.
+STROKES: list[list[Any]] = [
+    [arc(0.5, 0.5, 0.3, 0.5, 0.75, -0.25)],
+    [[(0.55, 0), (0.45, 1)]],
+    [[*arc(0.5, 0.27, 0.3, 0.27, 0.5, 1.1), (0.2, 1), (0.85, 0.97)]],
+    [
+        [
+            *arc(0.45, 0.25, 0.28, 0.25, 0.55, 1.2),
+            *arc(0.45, 0.73, 0.33, 0.27, 0.75, 1.45),
+        ]
+    ],
+    [[(0.25, 0), (0.2, 0.55), (0.8, 0.52)], [(0.7, 0.1), (0.65, 1)]],
+    [
+        [
+            (0.75, 0),
+            (0.3, 0.03),
+            (0.27, 0.42),
+            *arc(0.45, 0.7, 0.3, 0.3, 0.7, 1.4),
+        ]
+    ],
+    [[(0.6, 0), (0.35, 0.35), *arc(0.5, 0.74, 0.27, 0.26, 0.5, -0.6)]],
+    [[(0.2, 0.03), (0.8, 0), (0.4, 1)]],
+    [
+        [
+            *arc(0.5, 0.25, 0.22, 0.25, 0.25, 1.25),
+            *arc(0.5, 0.75, 0.27, 0.25, 0.75, -0.25),
+        ]
+    ],
+    [[*arc(0.5, 0.27, 0.25, 0.27, 1, 0), (0.75, 0.27), (0.65, 1)]],
+]
+
+
+def test_digit_reads_what_is_drawn_on_the_built_page(browser: Any) -> None:
+    site = ROOT / "_build" / "html" / "index.html"
+    if not site.is_file():
+        missing("no site: build the book first")
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(site.as_uri())
+    figure = Figure(page, [])
+    right = 0
+    for size, left, top in (
+        (0.3, 0.65, 0.1),
+        (0.5, 0.05, 0.4),
+        (0.8, 0.1, 0.1),
+    ):
+        for digit, strokes in enumerate(STROKES):
+            figure.at("clear").click()
+            figure.at("pad").scroll_into_view_if_needed()
+            box = figure.at("pad").bounding_box()
+            corner = np.array([box["x"], box["y"]])
+            for stroke in strokes:
+                places = corner + box["width"] * (
+                    np.array([left, top]) + size * np.array(stroke)
+                )
+                page.mouse.move(*places[0])
+                page.mouse.down()
+                for place in places[1:]:
+                    page.mouse.move(*place)
+                page.mouse.up()
+            right += f"says {digit}," in figure.said()
+    mnist = (
+        page.locator("canvas[data-key=seen]").get_attribute("width") == "28"
+    )
+    page.close()
+    assert right >= (27 if mnist else 18)
+
+
+# --- which layer is broken? --------------------------------------------------
+
+
+def check_broken(figure: Figure, picked: set[int], checked: bool) -> None:
+    """Curves, ends, errors and the score are NumPy's."""
+    losses, errors = BROKEN["losses"], BROKEN["errors"]
+    window = np.ones(15) / 15
+    smooth = [np.convolve(loss, window, "valid") for loss in losses]
+    texts = figure.texts()
+    wrong = set(np.flatnonzero((errors > 1e-4).any(axis=1)).tolist())
+    for k, curve in enumerate(smooth):
+        points = figure.page.locator(
+            f'[data-key="layer{k}"] polyline[data-key="own"]'
+        ).get_attribute("points")
+        drawn = np.array([p.split(",") for p in points.split()], float)
+        assert np.allclose(drawn[:, 0], np.arange(46) / 45 * 150, atol=0.1)
+        scale = 74 / max(c[0] for c in smooth)
+        assert np.allclose(78 - drawn[:, 1], curve * scale, atol=0.1)
+        if not checked:
+            assert f"ends at {curve[-1]:.3f}" in texts[f"layer{k}"]
+            continue
+        for name, error in zip(BROKEN["kinds"], errors[k], strict=True):
+            shown = from_power(texts[f"e{k}{name}"])
+            assert shown == pytest.approx(error, rel=0.5)
+        verdict = {
+            (True, True): "found",
+            (True, False): "accused, but right",
+            (False, True): "missed",
+            (False, False): "right",
+        }[k in picked, k in wrong]
+        assert texts[f"verdict{k}"] == verdict
+    if checked:
+        assert int(texts["found"]) == len(picked & wrong)
+        assert int(texts["accused"]) == len(picked - wrong)
+        lowest = int(np.argmin([c[-1] for c in smooth]))
+        word = "broken" if lowest in wrong else "right"
+        assert f"Lowest at the end: layer {lowest + 1}, which is {word}" in (
+            figure.said()
+        )
+    else:
+        assert int(texts["picked"]) == len(picked)
+    assert figure.errors == []
+
+
+def test_broken_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("broken", **BROKEN)
+    check_broken(figure, set(), False)
+    figure.at("check").click()
+    assert figure.said().startswith("Guess first")
+    for k in (3, 1, 0, 0):  # the last one is taken back
+        figure.at(f"layer{k}").click()
+    check_broken(figure, {1, 3}, False)
+    assert figure.at("layer3").get_attribute("aria-pressed") == "true"
+    figure.at("check").click()
+    check_broken(figure, {1, 3}, True)
+    figure.at("check").click()
+    check_broken(figure, set(), False)
+
+
+def test_broken_by_keys(open_figure: Open) -> None:
+    figure = open_figure("broken", 1200, **BROKEN)
+    figure.press("layer0", "ArrowRight", "Enter", "ArrowDown", " ")
+    check_broken(figure, {1, 2}, False)
+    figure.press("check", "Enter")
+    check_broken(figure, {1, 2}, True)
+
+
+# --- scale and depth of the start --------------------------------------------
+
+
+def dice(seed: int, count: int) -> np.ndarray:
+    """The normal numbers of touch.dice."""
+    state, even = 10**9 + 7919 * seed, []
+    for _ in range(2 * count):
+        state = 48271 * state % (2**31 - 1)
+        even.append(state / (2**31 - 1))
+    u, v = np.array(even).reshape(-1, 2).T
+    normal: np.ndarray = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+    return normal
+
+
+def test_the_dice_are_normal() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for seed in range(5):
+        drawn = dice(seed, 4000)
+        assert stats.kstest(drawn, "norm").pvalue > 1e-3
+        assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.05
+    firsts = [dice(seed, 1)[0] for seed in range(2000)]
+    assert stats.kstest(firsts, "norm").pvalue > 1e-3
+
+
+def stack(
+    std: Callable[[int, int], float], depth: int, relu: bool, biases: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The size of y and of dL/dy in each layer, by the package."""
+    x, up, down, layers = START["x"].astype(float), [], [], []
+    for n in range(depth):
+        m = START["classes"] if n == depth - 1 else START["units"]
+        layer = Linear(x.shape[1], m, rng=np.random.default_rng(0))
+        layer.to(np.float64)
+        drawn, scale = dice(n, m * x.shape[1] + m), std(x.shape[1], m)
+        layer.weight.value = scale * drawn[:-m].reshape(m, -1)
+        layer.bias.value = scale * drawn[-m:] * biases
+        x = layer.forward(x)
+        up.append(np.sqrt(np.mean(x**2)))
+        layers.append(layer)
+        if relu and n < depth - 1:
+            layers.append(ReLU())
+            x = layers[-1].forward(x)
+    grad = cross_entropy_backward(x, np.array(START["labels"]))
+    for layer in reversed(layers):
+        if isinstance(layer, Linear):
+            down.append(np.sqrt(np.mean(grad**2)))
+        grad = layer.backward(grad)
+    return np.array(up), np.array(down[::-1])
+
+
+def check_start(
+    figure: Figure,
+    std: float | Callable[[int, int], float],
+    depth: int,
+    relu: bool = True,
+    biases: bool = False,
+) -> None:
+    """Each bar is the package's size, and is as long as its logarithm."""
+    rule = std if callable(std) else lambda *_: std
+    sizes = stack(rule, depth, relu, biases)
+    most = np.abs(np.log10(sizes)).max()
+    reach = next(r for r in (2, 4, 10, 20, 50, 100, 300) if r >= most)
+    for key, expected in zip(("up", "down"), sizes, strict=True):
+        shown = figure.page.evaluate(
+            """key => [...document.querySelectorAll(
+              `[data-key=${key}] rect`)].map(e => [e.dataset.size,
+              e.getAttribute("y"), e.getAttribute("height")].map(Number))""",
+            key,
+        )
+        size, top, height = np.array(shown).T
+        assert np.allclose(size, expected, rtol=1e-9)
+        long = np.log10(expected) / reach * 63
+        assert np.allclose(top, np.minimum(87, 87 - long), atol=1e-6)
+        assert np.allclose(height, np.maximum(1, np.abs(long)), atol=1e-6)
+    texts = figure.texts()
+    factor = rule(16, 16) * np.sqrt(16 / (2 if relu else 1))
+    assert from_power(texts["predicted"]) == pytest.approx(
+        factor ** (depth - 1), rel=0.06
+    )
+    assert from_power(texts["measured"]) == pytest.approx(
+        sizes[0][-1] / sizes[0][0], rel=0.06
+    )
+    assert figure.errors == []
+
+
+def test_start_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("start", **START)
+    check_start(figure, 0.1, 10)
+    assert "fades" in figure.said()
+    figure.slide("depth", 40)
+    figure.slide("sigma", 1)
+    check_start(figure, 10.0, 40)
+    assert "more than float32 can hold" in figure.said()
+    lost = figure.page.locator("[data-key=up] rect.lost").count()
+    assert (
+        lost == (stack(lambda *_: 10.0, 40, True, False)[0] > 2.0**128).sum()
+    )
+    figure.slide("sigma", -3)
+    check_start(figure, 1e-3, 40)
+    assert "less than float32 can hold: 0" in figure.said()
+    figure.choose("drawn")
+    check_start(figure, 1e-3, 40, biases=True)
+    assert "cannot learn" in figure.said()
+    figure.choose("He")
+    figure.choose("zero")
+    check_start(figure, lambda a, _: np.sqrt(2 / a), 40)
+
+
+def test_start_by_keys(open_figure: Open) -> None:
+    figure = open_figure("start", 1200, **START)
+    sigma = figure.page.locator(".touch input[name^='sigma-']")
+    for _ in range(4):
+        sigma.press("ArrowLeft")
+    check_start(figure, 10**-1.2, 10)
+    figure.page.locator("input[value='Xavier']").press(" ")
+    check_start(figure, lambda a, b: np.sqrt(2 / (a + b)), 10)
+    figure.page.locator("input[name*='relu'][value='false']").press(" ")
+    depth = figure.page.locator(".touch input[name^='depth-']")
+    depth.press("End")
+    check_start(figure, lambda a, b: np.sqrt(2 / (a + b)), 40, relu=False)
+
+
+# --- the luck of the best ----------------------------------------------------
+
+
+def check_luck(
+    figure: Figure, m: int, n: int, tau: float, roll: int = 0
+) -> None:
+    """The winner, where chosen and fresh, and the mean gaps of 200 rolls."""
+    s = np.sqrt(0.9 * 0.1 / n)
+    merit, luck, fresh = dice(roll, 3 * m).reshape(m, 3).T
+    a = 0.9 + tau / 100 * merit + s * luck
+    b = 0.9 + tau / 100 * merit + s * fresh
+    best = a.argmax()
+    shown = {
+        "chosen": a[best],
+        "fresh": b[best],
+        "gap": a[best] - b[best],
+        "bound": s * np.sqrt(2 * np.log(m)),
+    }
+    for key, value in shown.items():
+        assert figure.number(key) == pytest.approx(100 * value, abs=0.051)
+    assert figure.said().startswith(f"Candidate {best + 1} of {m} wins")
+    means = figure.at("mean").get_attribute("data-means")
+    merit, luck, fresh = all_rolls().transpose(2, 0, 1)  # (200, 1000) each
+    counts = [1, 2, 3, 5, 10, 20, 30, 60, 100, 200, 500, 1000]
+    for count, mean in zip(counts, map(float, means.split()), strict=True):
+        total = (tau / 100 * merit + s * luck)[:, :count]
+        winner = np.arange(200), total.argmax(axis=1)
+        gap = s * (luck - fresh)[winner]
+        assert mean == pytest.approx(gap.mean(), abs=1e-9)
+        error = 3 * gap.std() / np.sqrt(200)
+        assert mean < s * np.sqrt(2 * np.log(count)) + error
+    assert figure.errors == []
+
+
+@cache
+def all_rolls() -> np.ndarray:
+    """Merit, luck and fresh luck of 1,000 candidates in 200 rolls."""
+    return np.array([dice(r, 3000).reshape(1000, 3) for r in range(200)])
+
+
+def test_luck_by_pointer(open_figure: Open) -> None:
+    figure = open_figure("luck", **LUCK)
+    check_luck(figure, 20, 1000, 0)
+    figure.at("roll").click()
+    check_luck(figure, 20, 1000, 0, roll=1)
+    figure.slide("m", 10)
+    check_luck(figure, 500, 1000, 0, roll=1)
+    figure.slide("n", 0)
+    check_luck(figure, 500, 100, 0, roll=1)
+    figure.slide("tau", 2)
+    check_luck(figure, 500, 100, 2, roll=1)
+    figure.choose("epochs of a run")
+    check_run(figure, 7)
+    figure.slide("epoch", 3)
+    check_run(figure, 3)
+
+
+def check_run(figure: Figure, epochs: int) -> None:
+    """The best of the first epochs, where it was chosen and elsewhere."""
+    a, b = LUCK["chosen"][:epochs], LUCK["fresh"][:epochs]
+    best = a.argmax()
+    assert figure.number("chosen") == pytest.approx(100 * a[best], abs=0.051)
+    assert figure.number("fresh") == pytest.approx(100 * b[best], abs=0.051)
+    gap = 100 * (a[best] - b[best])
+    assert figure.number("gap") == pytest.approx(gap, abs=0.051)
+    assert f"epoch {best + 1} is the best" in figure.said()
+    assert figure.errors == []
+
+
+def test_luck_by_keys(open_figure: Open) -> None:
+    figure = open_figure("luck", 1200, **LUCK)
+    figure.press("roll", "Enter", "Enter")
+    check_luck(figure, 20, 1000, 0, roll=2)
+    figure.page.locator("input[name^='m-']").press("End")
+    figure.page.locator("input[name^='n-']").press("ArrowRight")
+    figure.page.locator("input[name^='tau-']").press("ArrowRight")
+    check_luck(figure, 1000, 2000, 0.25, roll=2)
+    figure.page.locator("input[value='run']").press(" ")
+    figure.page.locator("input[name^='epoch-']").press("ArrowLeft")
+    check_run(figure, 6)

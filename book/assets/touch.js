@@ -187,6 +187,14 @@ const touch = (() => {
   /* --- Parts that figures are made of -------------------------------------------- */
 
   const show = (value) => String(value).replace("-", "\u2212");
+  const up = (n) => String(n).replace("-", "\u207b").replace(/\d/g, (d) =>
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d]);
+  // 1.2·10⁻⁹, from 1.2e-9.
+  function power(value, places = 1) {
+    if (value === 0 || !Number.isFinite(value)) return show(value).replace("Infinity", "inf");
+    const [digits, exponent] = value.toExponential(places).split("e");
+    return `${show(digits)}\u00b710${up(Number(exponent))}`;
+  }
   const sub = (value) => String(value).replace(/\d/g, (d) => "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089"[d]);
 
   // A number in the colour of what it is: x, w, y or g.
@@ -212,6 +220,14 @@ const touch = (() => {
       h("button", { key: "more", type: "button", "aria-label": `${name}: more`,
         disabled: value >= max ? "" : null, pick: () => set(Math.min(max, value + size)) },
       "+"));
+
+  /* Normal numbers by dice that fall alike each time: a small generator of even ones
+     (Park and Miller's), and two of them for a normal one (Box and Muller's way). */
+  function dice(seed) {
+    let state = 1e9 + 7919 * seed;
+    const even = () => { state = 48271 * state % 2147483647; return state / 2147483647; };
+    return () => Math.sqrt(-2 * Math.log(even())) * Math.cos(2 * Math.PI * even());
+  }
 
   let boards = 0;
 
@@ -284,6 +300,7 @@ const touch = (() => {
   }
 
   return {
-    figure, h, draw, show, sub, number, sum, stepper, choice, slider, field, squares,
+    figure, h, draw, show, sub, up, power, dice, number, sum, stepper, choice, slider,
+    field, squares,
   };
 })();

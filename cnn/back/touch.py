@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from cnn.data import Dataset
+from cnn.network import Sequential
+
 
 # What JavaScript has typed arrays for.
 DTYPES = ("float32", "float64", "int8", "int16", "int32", "uint8")
@@ -66,3 +69,31 @@ def touch(figure: str, hint: str, **values: Any) -> Touch:
     It must be the last line of the cell that draws the still figure.
     """
     return Touch(figure, hint, values)
+
+
+def digit_pad(hint: str, network: Sequential, data: Dataset) -> Touch:
+    """Let the pad to draw a digit on take the place of the cell's figure.
+
+    network: trained: Conv2d, ReLU, MaxPool2d, Flatten, Linear.
+    data: the images beside the pad; the first lies on it.
+    """
+    layers: tuple[Any, ...] = network.layers
+    conv, _, pool, *_ = layers
+    pixels = np.rint(data.images[:, 0] * data.std + data.mean)
+    small = pixels.shape[1] == 8
+    return touch(
+        "digit",
+        hint,
+        parameters=[p.value for p in network.parameters()],
+        padding=conv.padding[0],
+        pool=[pool.kernel_size[0], pool.stride[0]],
+        images=pixels.astype(np.uint8),
+        labels=data.labels.tolist(),
+        mean=data.mean,
+        std=data.std,
+        names=data.class_names,
+        white=16 if small else 255,
+        box=8 if small else 20,  # how long the data set's digits are
+        pen=1.1 if small else 2.2,  # how thick
+        by_mass=not small,  # what is centred: mass, or box
+    )

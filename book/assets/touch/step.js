@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("step", (board, values) => {
-  const { h, show, slider, choice } = touch;
+  const { h, show, up, power, slider, choice } = touch;
   const same = (v) => v;
   // Each with its place x, slope, M = |f'''| and F = |f| + |x f'| / 2 there. Every
   // operation is rounded by r, as the number format does.
@@ -23,14 +23,6 @@ touch.figure("step", (board, values) => {
     const size = r(step);
     const [above, below] = [f(r(x + size), r), f(r(x - size), r)];
     return { above, below, slope: r(r(above - below) / r(2 * size)), lost: r(x + size) === x };
-  }
-
-  const up = (n) => String(n).replace("-", "\u207b").replace(/\d/g, (d) =>
-    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d]);
-  function power(value) {
-    if (value === 0) return "0";
-    const [digits, exponent] = value.toExponential(1).split("e");
-    return `${show(digits)}\u00b710${up(Number(exponent))}`;
   }
 
   /* --- The secant: f, its tangent, and the line through the two points ---------- */

@@ -1,0 +1,155 @@
+/* Scale and depth of the start: how large a signal is in each layer of a stack, and the
+   gradient on its way back, for weights of any size; with the limits of float32. */
+
+"use strict";
+
+touch.figure("start", (board, values) => {
+  const { h, show, power, up, slider, choice } = touch;
+  const { x, labels, units: width, classes } = values;
+  const state = { sigma: values.sigma, rule: "one size", depth: values.depth, relu: true, biases: false };
+  const RULES = { "one size": () => state.sigma,
+    Xavier: (from, to) => Math.sqrt(2 / (from + to)), He: (from) => Math.sqrt(2 / from) };
+  const [LARGEST, LEAST] = [2 ** 128, 2 ** -149]; // where float32 says inf, or 0
+
+  // Numbers of size 1 for a layer's weights and biases: the same dice at every scale.
+  const drawn = new Map();
+  function draw_layer(layer, from, to) {
+    const key = `${layer} ${to}`;
+    if (!drawn.has(key)) {
+      const normal = touch.dice(layer);
+      drawn.set(key, [to * from, to].map((n) => Float64Array.from({ length: n }, normal)));
+    }
+    return drawn.get(key);
+  }
+
+  const rms = (a) => Math.sqrt(a.reduce((sum, v) => sum + v * v, 0) / a.length);
+  // What differs from image to image: the size of y less its mean over the batch.
+  function apart({ shape: [n, m], data }) {
+    const means = data.slice(0, m).map((_, k) => {
+      let sum = 0;
+      for (let a = k; a < data.length; a += m) sum += data[a];
+      return sum / n;
+    });
+    return rms(data.map((v, a) => v - means[a % m]));
+  }
+
+  function compute() {
+    let signal = cnn.array(x.shape, Float64Array.from(x.data));
+    const layers = [];
+    for (let l = 0; l < state.depth; l++) {
+      const [from, to] = [signal.shape[1], l === state.depth - 1 ? classes : width];
+      const scale = RULES[state.rule](from, to);
+      const [weight, bias] = draw_layer(l, from, to);
+      const given = { input: signal, weight: cnn.array([to, from], weight.map((v) => scale * v)) };
+      const y = cnn.linear(signal, given.weight,
+        cnn.array([to], bias.map((v) => (state.biases ? scale * v : 0))));
+      layers.push({ ...given, y, size: rms(y.data), apart: apart(y) });
+      signal = state.relu && l < state.depth - 1 ? cnn.relu(y) : y;
+    }
+    let grad = cnn.cross_entropy_backward(signal, labels);
+    for (const layer of [...layers].reverse()) {
+      layer.told = rms(grad.data);
+      [grad] = cnn.linear_backward(grad, layer.input, layer.weight);
+      const below = layers[layers.indexOf(layer) - 1];
+      if (below && state.relu) grad = cnn.relu_backward(grad, below.y);
+    }
+    return layers;
+  }
+
+  /* --- Bars that grow up or down from 1, on a logarithmic scale -------------------- */
+
+  const [LEFT, RIGHT, TOP, BOTTOM] = [44, 316, 24, 150];
+  const powers = (value) => Math.log10(Math.max(value, 1e-300));
+  const reach = (layers) => [2, 4, 10, 20, 50, 100, 300].find((most) =>
+    layers.every(({ size, told }) => Math.max(Math.abs(powers(size)), Math.abs(powers(told))) <= most));
+
+  function bars(key, title, kind, layers, most, size, inner) {
+    const wide = (RIGHT - LEFT) / layers.length;
+    const down = (e) => (TOP + BOTTOM) / 2 - Math.max(-1, Math.min(1, e / most)) * (BOTTOM - TOP) / 2;
+    const limit = (name, e, text, dy) => (Math.abs(e) > most ? null : [
+      h("path", { key: name, class: "touch-limit", d: `M${LEFT} ${down(e)}H${RIGHT}` }),
+      h("text", { key: `${name} text`, x: RIGHT, y: down(e) + dy, class: "end" }, text)]);
+    const lost = (value) => value >= LARGEST || value < LEAST;
+    return h("svg", { key, class: "touch-plot", role: "img", viewBox: "0 0 320 172",
+      "aria-label": `${title}: ${power(size(layers[0]))} in layer 1, ${
+        power(size(layers.at(-1)))} in layer ${layers.length}` },
+    h("text", { key: "title", x: LEFT, y: 14 }, title),
+    [-1, -0.5, 0, 0.5, 1].map((share) => h("text", { key: `e${share}`, x: LEFT - 5,
+      y: down(share * most) + 4, class: "end" }, `10${up(share * most)}`)),
+    layers.map((layer, l) => {
+      const [one, end] = [down(0), down(powers(size(layer)))];
+      return h("rect", { key: `${key}${l + 1}`, class: `touch-size ${kind} ${lost(size(layer)) ? "lost" : ""}`,
+        "data-size": size(layer), x: LEFT + l * wide + wide * 0.12, width: wide * 0.76,
+        y: Math.min(one, end), height: Math.max(1, Math.abs(end - one)) });
+    }),
+    inner && h("path", { key: "apart", class: "touch-apart", d: layers.map((layer, l) =>
+      `M${LEFT + l * wide} ${down(powers(layer.apart)).toFixed(1)}h${wide.toFixed(1)}`).join("") }),
+    h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}M${LEFT} ${down(0)}H${RIGHT}` }),
+    limit("largest", Math.log10(LARGEST), "largest float32", -4),
+    limit("least", Math.log10(LEAST), "smallest float32", 13),
+    h("text", { key: "first", x: LEFT + wide / 2, y: 168, class: "middle" }, "1"),
+    h("text", { key: "last", x: RIGHT - wide / 2, y: 168, class: "middle" }, String(layers.length)),
+    h("text", { key: "layer", x: (LEFT + RIGHT) / 2, y: 168, class: "middle" }, "layer"));
+  }
+
+  // One layer's factor, and its power, beside what was measured from first to last.
+  function sum(layers) {
+    const sigma = RULES[state.rule](width, width);
+    const root = Math.sqrt(width / (state.relu ? 2 : 1));
+    const factor = sigma * root;
+    const times = layers.length - 1;
+    const short = (value) => Number(value.toPrecision(2)).toString();
+    return [h("b", { class: "touch-w" }, short(sigma)), ` \u00b7 \u221a${
+      state.relu ? `(${width}/2)` : width} = ${short(factor)} a layer; ${short(factor)}${up(times)} = `,
+    h("b", { key: "predicted", "data-key": "predicted" }, power(factor ** times)), ", measured ",
+    h("b", { key: "measured", class: "touch-y", "data-key": "measured" },
+      power(layers.at(-1).size / layers[0].size))];
+  }
+
+  function words(layers) {
+    const first = (holds) => layers.findIndex(holds) + 1;
+    const [burst, faded] = [first(({ size }) => size >= LARGEST), first(({ size }) => size < LEAST)];
+    const deaf = layers.filter(({ told }) => told < LEAST).length;
+    const last = layers.at(-1);
+    if (burst) return `From layer ${burst} on the signal is more than float32 can hold: inf, and the loss nan.`;
+    if (faded) return `From layer ${faded} on the signal is less than float32 can hold: 0.`;
+    if (deaf) return `The gradient of ${deaf} layers is less than float32 can hold: 0. They cannot learn.`;
+    if (last.apart < last.size / 100) return "The biases keep the signal up, but it is the same for all images: "
+      + "the thin lines show what differs among them.";
+    const drift = Math.abs(powers(last.size / layers[0].size));
+    if (drift < 0.7) return "Level, up and down: no layer loses the image, and each is told the error.";
+    return last.size < layers[0].size ? "The signal fades on its way up, the gradient on its way down. "
+      + "A straight line on this scale is a power." : "The signal grows on its way up, the gradient on its way down. "
+      + "A straight line on this scale is a power.";
+  }
+
+  const act = (name) => (value) => { state[name] = value; redraw(); };
+
+  function picture(id) {
+    const layers = compute();
+    const most = reach(layers);
+    const sigma = RULES[state.rule](width, width);
+    return {
+      parts: [
+        h("div", { key: "plots", class: "touch-plots" },
+          bars("up", "signal y, on its way up \u2192", "y", layers, most, ({ size }) => size, true),
+          bars("down", "\u2190 gradient \u2202L/\u2202y, on its way down", "g", layers, most, ({ told }) => told, false)),
+        h("p", { key: "sum", class: "touch-sum" }, sum(layers)),
+      ],
+      words: words(layers),
+      controls: [
+        slider(`sigma-${id}`, h("i", {}, "\u03c3"), { value: Math.round(20 * Math.log10(sigma)) / 20,
+          min: -3, max: 1, step: 0.05, text: show(Number(sigma.toPrecision(2))), set: (e) => {
+            Object.assign(state, { sigma: 10 ** e, rule: "one size" });
+            redraw();
+          } }),
+        slider(`depth-${id}`, "layers", { value: state.depth, min: 2, max: 40, set: act("depth") }),
+        choice(`rule-${id}`, "start", Object.keys(RULES), state.rule, act("rule")),
+        choice(`relu-${id}`, "ReLU", [[true, "on"], [false, "off"]], state.relu, act("relu")),
+        choice(`biases-${id}`, "biases", [[true, "drawn"], [false, "zero"]], state.biases, act("biases")),
+      ],
+    };
+  }
+
+  const redraw = touch.draw(board, picture);
+});
