@@ -29,13 +29,9 @@ touch.figure("luck", (board, values) => {
       share + state.tau / 100 * normal[3 * j] + s * normal[3 * j + which]));
   }
 
-  // The gap of the first 1, 2, 3, ... candidates, a mean over many rolls; or the run's.
+  // The gap for the first 1, 2, 3, ... candidates, a mean over many rolls, or splits.
   function gaps() {
-    const first = (a) => a.reduce((best, v, j) => (v > a[best] ? j : best), 0);
-    if (state.by === "run") return [...A.keys()].map((e) => {
-      const best = first(A.subarray(0, e + 1));
-      return [e + 1, A[best] - B[best]];
-    });
+    if (state.by === "run") return [...values.gaps.data].map((gap, e) => [e + 1, gap]);
     const [s, tau] = [luck(), state.tau / 100];
     const sums = COUNTS.map(() => 0);
     for (let roll = 0; roll < ROLLS; roll++) {
@@ -60,13 +56,13 @@ touch.figure("luck", (board, values) => {
     return Array.from({ length: 6 }, (_, k) => (Math.ceil(low / step) + k) * step).filter((v) => v <= high);
   }
 
-  function plot(key, label, low, high, name, ...parts) {
-    const down = (v) => BOTTOM - (v - low) / (high - low) * (BOTTOM - TOP);
+  function plot(key, label, low, high, name, foot, ...parts) {
+    const down = (v) => BOTTOM - (Math.max(v, low) - low) / (high - low) * (BOTTOM - TOP);
     return h("svg", { key, class: "touch-plot", role: "img", viewBox: "0 0 320 196", "aria-label": label },
       h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` }),
       ticks(low, high).map((v) => h("text", { key: `t${v.toFixed(3)}`, x: LEFT - 5, y: down(v) + 4,
         class: "end" }, percent(v, high - low < 0.03 ? 1 : 0))),
-      h("text", { key: "name", x: RIGHT, y: 193, class: "end" }, name), parts.map((part) => part(down)));
+      h("text", { key: "name", x: RIGHT, y: foot, class: "end" }, name), parts.map((part) => part(down)));
   }
   const dots = (points) => points.map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("");
 
@@ -74,12 +70,13 @@ touch.figure("luck", (board, values) => {
     const run = state.by === "run";
     const across = (j) => LEFT + 8 + (RIGHT - LEFT - 16) * (a.length > 1 ? j / (a.length - 1) : 0.5);
     const all = [...a, b[best], ...(run ? [...A, ...B] : [])];
-    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const high = Math.max(...all);
+    const low = Math.max(Math.min(...all), run ? high - 0.12 : 0); // not the first epochs
     const edge = Math.max(0.004, (high - low) * 0.06);
     const line = (key, kind, held) => (down) => h("polyline", { key, class: `touch-curve thin ${kind}`,
       points: [...held].map((v, j) => `${across(j)},${down(v).toFixed(1)}`).join(" ") });
     return plot("race", "The candidates, where they are chosen, and the winner on fresh images",
-      low - edge, high + edge, run ? `epochs 1 to ${a.length}` : `${a.length} candidates, % right`,
+      low - edge, high + edge, run ? `epochs 1 to ${a.length}, % right` : `${a.length} candidates, % right`, 177,
       ...(run ? [line("A", "g", a), line("B", "two", b)]
         : [(down) => h("path", { key: "all", class: "touch-dots", d: dots([...a].map((v, j) => [across(j), down(v)])) }),
           (down) => h("path", { key: "level", class: "touch-curve thin two", d: `M${LEFT} ${down(share)}H${RIGHT}` })]),
@@ -98,7 +95,7 @@ touch.figure("luck", (board, values) => {
     const edge = Math.max(0.002, (high - low) * 0.06);
     const path = (points) => points.map(([m, v], k) => `${k ? "L" : "M"}${across(m).toFixed(1)} ${v.toFixed(1)}`).join("");
     return plot("growth", "The gap between chosen and fresh, against the number of candidates",
-      low - edge, high + edge, run ? "epochs, gap in points" : "candidates, gap in points",
+      low - edge, high + edge, run ? "epochs, gap in points" : "candidates, gap in points", 193,
       (down) => h("path", { key: "none", class: "touch-curve thin pale", d: `M${LEFT} ${down(0)}H${RIGHT}` }),
       (down) => (run ? h("path", { key: "mean", class: "touch-curve thin g", d: path(mean.map(([m, v]) => [m, down(v)])) })
         : [h("path", { key: "bound", class: "touch-curve truth", d: path(Array.from({ length: 61 }, (_, k) =>
@@ -118,7 +115,8 @@ touch.figure("luck", (board, values) => {
     const [gap, run, mean] = [a[best] - b[best], state.by === "run", gaps()];
     const bound = luck() * Math.sqrt(2 * Math.log(a.length));
     const set = (name) => (value) => { state[name] = value; redraw(); };
-    const here = run ? "" : ` Over ${ROLLS} rolls the gap is ${percent(mean[state.m][1])} points on average.`;
+    const here = ` Over ${run ? `${values.splits} splits` : `${ROLLS} rolls`} the gap is ${
+      percent(mean[run ? a.length - 1 : state.m][1])} points on average.`;
     return {
       parts: [
         h("div", { key: "plots", class: "touch-plots" }, race([a, b], best), growth(mean, gap, a.length)),
@@ -127,8 +125,7 @@ touch.figure("luck", (board, values) => {
           letter("gap", "g", percent(gap)), run ? " points" : [", bound ", h("i", {}, "s"),
             `\u221a(2 log ${a.length}) = `, letter("bound", "x", percent(bound)), " points"]),
       ],
-      words: run ? `Of ${a.length} epochs, epoch ${best + 1} is the best where it was chosen. `
-        + "Who reports that figure reports the luck too."
+      words: run ? `Of ${a.length} epochs, epoch ${best + 1} is the best where it was chosen.${here}`
         : `Candidate ${best + 1} of ${a.length} wins. Its lead shrinks on images that did not choose it.${here}`,
       controls: [
         choice(`by-${id}`, "candidates", [["dice", "by dice"], ["run", "epochs of a run"]], state.by, set("by")),
