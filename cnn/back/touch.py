@@ -74,6 +74,7 @@ def touch(figure: str, hint: str, **values: Any) -> Touch:
 def digit_pad(hint: str, network: Sequential, data: Dataset) -> Touch:
     """Let the pad to draw a digit on take the place of the cell's figure.
 
+    hint: what to try, as in Touch.
     network: trained: Conv2d, ReLU, MaxPool2d, Flatten, Linear.
     data: the images beside the pad; the first lies on it.
     """
