@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from cnn.beyond.augmentation import distort
     from cnn.beyond.averaging import ExponentialMovingAverage
     from cnn.beyond.fast import keep_freed_memory
+    from cnn.beyond.own_data import make_datasets
+    from cnn.beyond.own_digits import prepare_digit
     from cnn.beyond.parallel import ParallelStep
     from cnn.beyond.workers import DistributedStep, open_workers
     from cnn.experiments.experiment import run_experiment
@@ -52,7 +54,9 @@ UPSTAIRS = {
     "distort": "cnn.beyond.augmentation",
     "keep_freed_memory": "cnn.beyond.fast",
     "load_dataset": "cnn.back.files",
+    "make_datasets": "cnn.beyond.own_data",
     "open_workers": "cnn.beyond.workers",
+    "prepare_digit": "cnn.beyond.own_digits",
     "run_experiment": "cnn.experiments.experiment",
 }
 
@@ -99,6 +103,7 @@ __all__ = [
     "linear_backward",
     "load_arrays",
     "load_dataset",
+    "make_datasets",
     "max_pool2d",
     "max_pool2d_backward",
     "minibatches",
@@ -106,6 +111,7 @@ __all__ = [
     "open_workers",
     "precision_recall_f1",
     "predict",
+    "prepare_digit",
     "relative_error",
     "relu",
     "relu_backward",

@@ -77,6 +77,7 @@ def check_shapes(user: str, contract: str, *shapes: tuple[int, ...]) -> None:
             why *= fits and not odd.isdigit()
             raise ValueError(
                 f"{user} was given {given}; expected ({axes}){why}. "
+                "Are its axes in this order? "
                 f"{way_out(name, letters, shape, odd)}"
             )
 

@@ -47,7 +47,8 @@ def output_size(
         raise ValueError(
             f"kernel_size {kernel_size} is larger than the input "
             f"{input_size} with padding {padding}; expected it to fit at "
-            "least once. Use a smaller kernel or more padding."
+            "least once. If the axes are (N, C, H, W), use a smaller kernel "
+            "or more padding."
         )
     return rows, columns
 

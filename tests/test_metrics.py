@@ -92,6 +92,22 @@ def test_each_average_is_that_of_sklearn(average, case):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_an_absent_class_is_counted_by_us_alone():
+    """Unless scikit-learn is told of it."""
+    labels, predictions = [0, 0, 1], [0, 1, 1]
+    confusion = confusion_matrix(labels, predictions, 4)
+    *_, ours = average_precision_recall_f1(confusion, "macro")
+    seen = sk.f1_score(labels, predictions, average="macro")
+    assert ours == pytest.approx(seen / 2)  # two of four classes
+    told = sk.f1_score(
+        *(labels, predictions),
+        labels=range(4),
+        average="macro",
+        zero_division=0,
+    )
+    assert ours == pytest.approx(told)
+
+
 def test_pencil_example():
     """The numbers that the chapter works out by hand."""
     confusion = confusion_matrix(

@@ -1,5 +1,6 @@
 """The figures show the numbers that they were given."""
 
+import io
 import re
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_the_style_draws_in_ink_on_nothing():
     assert plt.rcParams["figure.facecolor"] == "none"
     cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     assert cycle == list(COLORS.values())
+
+
+def test_a_figure_can_be_given_a_ground():
+    """As the questions tell those whose notebook is dark."""
+    faces = ("figure.facecolor", "savefig.facecolor")
+    opaque = []
+    for face in ("none", "white"):
+        use_book_style()
+        plt.rcParams.update(dict.fromkeys(faces, face))
+        figure, _ = plt.subplots()
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        file.seek(0)
+        opaque.append(plt.imread(file)[0, 0, 3])
+    assert opaque == [0, 1]
 
 
 def test_plot_images():
