@@ -1,9 +1,10 @@
 """Load, on each page, the scripts of the figures that move on it.
 
 A cell whose last line is ``touch("name", ...)`` leaves a script of data in
-the page. The page then loads ``touch.js``, ``touch/name.js`` and, where that
-computes with it, ``cnn.js``: deferred, as classic scripts, which work from a
-folder too. Other pages load nothing.
+the page. The page then loads ``touch.js``, ``touch/name.js`` with its parts
+``touch/name_*.js`` before it and, where they compute with it, ``cnn.js``:
+deferred, as classic scripts, which work from a folder too. Other pages load
+nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def figures(doctree: nodes.document) -> list[str]:
 
 def scripts(names: list[str]) -> list[str]:
     """Return the scripts of these figures, in the order to load them."""
-    own = [f"touch/{name}.js" for name in names]
+    own = []
+    for name in names:
+        parts = sorted(path.name for path in ASSETS.glob(f"touch/{name}_*.js"))
+        own += [f"touch/{script}" for script in (*parts, f"{name}.js")]
     for script in own:
         if not (ASSETS / script).is_file():
             raise ExtensionError(

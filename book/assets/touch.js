@@ -18,35 +18,40 @@ const touch = (() => {
 
   /* --- What the page carries ------------------------------------------------ */
 
-  // An array is { shape, data }, as in cnn.js; see cnn/back/touch.py.
+  // An array is { shape, data }, as in cnn.js; see cnn/back/touch.py. One that was
+  // deflated is a promise of it.
   function unpack(_, value) {
     if (typeof value?.base64 !== "string") return value;
     const bytes = Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0));
-    return { shape: value.shape, data: new ARRAYS[value.dtype](bytes.buffer) };
+    const array = (buffer) => ({ shape: value.shape, data: new ARRAYS[value.dtype](buffer) });
+    if (!value.deflated) return array(bytes.buffer);
+    const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(inflated).arrayBuffer().then(array);
   }
 
-  function figure(name, start) {
+  async function figure(name, start) {
     for (const script of document.querySelectorAll(`script[data-touch="${name}"]`)) {
       const still = script.closest(".cell_output")?.querySelector("figure");
       const caption = still?.querySelector("figcaption");
       if (!caption) continue;
-      const { hint, values } = JSON.parse(script.textContent, unpack);
       const board = document.createElement("div");
       board.className = `touch touch-${name}`;
       board.setAttribute("role", "group");
       board.setAttribute("aria-label", "What can be moved");
-      listen(board);
-      still.insertBefore(board, caption);
       try {
+        const { hint, values } = JSON.parse(script.textContent, unpack);
+        for (const [key, held] of Object.entries(values))
+          if (held instanceof Promise) values[key] = await held; // others start at once
+        listen(board);
+        still.insertBefore(board, caption);
         start(board, values);
+        still.classList.add("touched");
+        render(caption, [...caption.childNodes, h("p", { class: "touch-hint" },
+          h("b", {}, "Try it. "), hint)]);
       } catch (error) {
         board.remove(); // the still one stays
         console.error(error);
-        continue;
       }
-      still.classList.add("touched");
-      render(caption, [...caption.childNodes, h("p", { class: "touch-hint" },
-        h("b", {}, "Try it. "), hint)]);
     }
   }
 
@@ -248,13 +253,13 @@ const touch = (() => {
         "aria-valuetext": text, on: { input: (event) => set(Number(event.target.value)) } }));
 
   /* A picture of rows x columns cells, in which one is picked: by a click, by sliding,
-     or with the arrow keys. What it shows begins at [top, left] and is so many cells
-     high, and wide. */
-  function field(key, { name, rows, columns, at, set, view }, ...parts) {
+     or with the arrow keys; with hover, by pointing at it. What it shows begins at
+     [top, left] and is so many cells high, and wide. */
+  function field(key, { name, rows, columns, at, set, view, hover }, ...parts) {
     const [top, left, side, across = side] = view;
     const clip = (value, most) => Math.max(0, Math.min(most - 1, value));
     const point = (event) => {
-      if (event.type === "pointermove" && !event.buttons) return;
+      if (event.type === "pointermove" && !event.buttons && !hover) return;
       const box = event.currentTarget.getBoundingClientRect();
       set(clip(Math.floor(top + (event.clientY - box.top) / box.height * side), rows),
         clip(Math.floor(left + (event.clientX - box.left) / box.width * across), columns));

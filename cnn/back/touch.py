@@ -3,6 +3,7 @@
 
 import base64
 import json
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from cnn.network import Sequential
 
 # What JavaScript has typed arrays for.
 DTYPES = ("float32", "float64", "int8", "int16", "int32", "uint8")
+LARGE = 100_000  # bytes; what is larger is deflated
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:
@@ -30,11 +32,14 @@ def pack(array: np.ndarray) -> dict[str, Any]:
             f"of {', '.join(DTYPES)}. Convert it, as in array.astype('f4')."
         )
     little = array.astype(array.dtype.newbyteorder("<"))  # as browsers have it
-    letters = base64.b64encode(little.tobytes()).decode()
+    held = little.tobytes()
+    if array.nbytes > LARGE:
+        held = zlib.compress(held, 9)
     return {
         "shape": array.shape,
         "dtype": array.dtype.name,
-        "base64": letters,
+        "deflated": array.nbytes > LARGE,
+        "base64": base64.b64encode(held).decode(),
     }
 
 

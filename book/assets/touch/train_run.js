@@ -1,0 +1,335 @@
+/* Train it yourself, what computes: a run from its settings, in pieces that take some
+   milliseconds each, and the Python that does the same with `cnn`. */
+
+"use strict";
+
+const train = (() => {
+  // What can be set, in the order of the board; the data of the build say how many
+  // images there are. In the page's address each goes by its name here.
+  const CONTROLS = {
+    lr: { name: "learning rate",
+      values: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5] },
+    momentum: { name: "momentum", values: [0, 0.5, 0.8, 0.9, 0.95, 0.99] },
+    decay: { name: "weight decay", values: [0, 1e-4, 1e-3, 0.01, 0.1, 1, 10] },
+    batch: { name: "batch size", values: [4, 8, 16, 32, 64, 128, 256] },
+    n: { name: "training images", values: [20, 50, 100, 200, 500, 1000, 2000] },
+    epochs: { name: "epochs", values: [1, 2, 3, 5, 10, 20, 50, 100] },
+    filters: { name: "filters", values: [1, 2, 3, 4, 6, 8, 12, 16, 32] },
+    convs: { name: "convolutions", values: [1, 2], texts: {} },
+    k: { name: "kernel", values: [1, 3, 5, 7], texts: {} },
+    s: { name: "stride", values: [1, 2], texts: {} },
+    p: { name: "padding", values: [0, 1, 2], texts: {} },
+    pool: { name: "pooling", values: [1, 2, 3, 4], texts: { 1: "none" } },
+    act: { name: "activation", values: ["relu", "none"], texts: { relu: "ReLU" } },
+    init: { name: "start", values: ["zero", "1e-3", "he", "10"], texts: { he: "He" } },
+    seed: { name: "seed", values: [...Array(100).keys()] },
+  };
+  const LARGEST = 1.5e6; // multiply-adds for an image: what one piece can bear
+  const PIECE = 5e5;
+
+  /* --- Dice, the same in JavaScript and in Python ---------------------------------- */
+
+  // A number of 32 bits, times a number, plus a number: what is left of that in 32 bits.
+  function dice(state) {
+    const uniform = () => {
+      state = (Math.imul(1664525, state) + 1013904223) >>> 0;
+      return state / 2 ** 32;
+    };
+    // Twelve throws, less their mean: nearly normal, variance 1, and exact.
+    const normal = () => {
+      let sum = 0;
+      for (let k = 0; k < 12; k++) sum += uniform();
+      return sum - 6;
+    };
+    const permutation = (count) => {
+      const order = [...Array(count).keys()];
+      for (let last = count - 1; last > 0; last--) {
+        const other = Math.floor(uniform() * (last + 1));
+        [order[last], order[other]] = [order[other], order[last]];
+      }
+      return order;
+    };
+    return { normal, permutation };
+  }
+
+  /* --- The network ------------------------------------------------------------------- */
+
+  // Its layers: name and numbers of each, and multiply-adds for an image.
+  function plan(s, side, classes) {
+    let [channels, cost] = [1, 0];
+    const layers = [];
+    const shrink = (...sizes) => { [side] = cnn.output_size([side, side], ...sizes); };
+    for (let c = 0; c < s.convs; c++) {
+      layers.push(["Conv2d", channels, s.filters, s.k, s.s, s.p]);
+      shrink(s.k, s.s, s.p);
+      cost += channels * s.filters * s.k ** 2 * side ** 2;
+      channels = s.filters;
+      if (s.act === "relu") layers.push(["ReLU"]);
+    }
+    if (s.pool > 1) {
+      layers.push(["MaxPool2d", s.pool]);
+      shrink(s.pool, s.pool);
+    }
+    layers.push(["Flatten"], ["Linear", channels * side ** 2, classes]);
+    cost += channels * side ** 2 * classes;
+    if (cost > LARGEST) throw new Error(
+      `${(cost / 1e6).toFixed(1)} million multiply-adds for an image are too many for a page`);
+    return { layers, piece: Math.max(1, Math.min(32, Math.floor(PIECE / cost))) };
+  }
+
+  const STD = {
+    zero: () => 0, "1e-3": () => 1e-3, he: (fan_in) => Math.sqrt(2 / fan_in), 10: () => 10,
+  };
+
+  // A run at its first weights. data: learn and judge, {images, labels} each; greys, the
+  // scaled number of each grey; side; names.
+  function start(settings, data) {
+    const { layers, piece } = plan(settings, data.side, data.names.length);
+    const network = new cnn.Sequential(
+      ...layers.map(([name, ...sizes]) => new cnn[name](...sizes)));
+    const [roll, parameters] = [dice(settings.seed), network.parameters()];
+    for (const { value: { shape, data: w } } of parameters) {
+      if (shape.length === 1) continue; // biases start at 0
+      const std = STD[settings.init](w.length / shape[0]);
+      for (let k = 0; k < w.length; k++) w[k] = std * roll.normal();
+    }
+    const run = { settings, data, network, parameters, piece, roll, batches: [], epochs: [],
+      gradients: [], images: 0, lost: null,
+      optimizer: new cnn.SGD(parameters, settings.lr, settings.momentum, settings.decay),
+      size: parameters.reduce((sum, p) => sum + p.value.data.length, 0) };
+    run.job = descend(run);
+    return run;
+  }
+
+  // Images and labels at some places of a set.
+  function take({ images, labels }, places, { greys, side }) {
+    const [size, x] = [side * side, cnn.array([places.length, 1, side, side])];
+    places.forEach((place, row) => {
+      for (let a = 0; a < size; a++)
+        x.data[row * size + a] = greys[images.data[place * size + a]];
+    });
+    return [x, places.map((place) => labels.data[place])];
+  }
+
+  const pieces = (list, size) => Array.from({ length: Math.ceil(list.length / size) },
+    (_, k) => list.slice(k * size, (k + 1) * size));
+  const best = (row) => row.reduce((most, v, k) => (v > row[most] ? k : most), 0);
+  const answers = ({ shape: [n, classes], data }) =>
+    Array.from({ length: n }, (_, r) => best(data.subarray(r * classes, (r + 1) * classes)));
+  const count = (k) => [...Array(k).keys()];
+
+  /* The mean gradient of some images, left in the parameters' grad, and the mean loss and
+     the right answers: in pieces, for a batch at once would hold the page up. */
+  function* gradient(run, places) {
+    const sums = run.parameters.map((p) => new Float64Array(p.value.data.length));
+    let [loss, right] = [0, 0];
+    for (const part of pieces(places, run.piece)) {
+      const [x, labels] = take(run.data.learn, part, run.data);
+      const logits = run.network.forward(x);
+      const share = part.length / places.length;
+      const grad = cnn.cross_entropy_backward(logits, labels);
+      for (let k = 0; k < grad.data.length; k++) grad.data[k] *= share;
+      run.network.backward_parameters(grad);
+      run.parameters.forEach((p, i) => {
+        for (let k = 0, sum = sums[i], g = p.grad.data; k < g.length; k++) sum[k] += g[k];
+      });
+      loss += share * cnn.cross_entropy(logits, labels);
+      right += answers(logits).filter((answer, r) => answer === labels[r]).length;
+      run.images += part.length;
+      yield;
+    }
+    run.parameters.forEach((p, i) => { p.grad = cnn.array(p.value.shape, sums[i]); });
+    return [loss, right];
+  }
+
+  /* Descends for ever. Yields after each piece: "step" after a batch, "epoch" when the
+     images to judge by have been asked, first of all before the first step. */
+  function* descend(run) {
+    const { settings: s, parameters } = run;
+    yield* judge(run);
+    yield "epoch";
+    for (;;) {
+      let [loss_sum, correct] = [0, 0];
+      for (const batch of pieces(run.roll.permutation(s.n), s.batch)) {
+        const [loss, right] = yield* gradient(run, batch);
+        if (!Number.isFinite(loss)) return lose(run, loss);
+        run.gradients = parameters.map((p) => norm(p.grad.data));
+        run.optimizer.step();
+        run.batches.push(loss);
+        loss_sum += loss * batch.length;
+        correct += right;
+        yield "step";
+      }
+      const seen = yield* judge(run);
+      if (!Number.isFinite(seen.loss)) return lose(run, seen.loss);
+      run.epochs.push({ train_loss: loss_sum / s.n, train_accuracy: correct / s.n,
+        validation_loss: seen.loss, validation_accuracy: seen.accuracy });
+      yield "epoch";
+    }
+  }
+
+  const norm = (data) => Math.sqrt(data.reduce((sum, g) => sum + g * g, 0));
+
+  function lose(run, loss) {
+    run.lost = `the loss is ${loss === Infinity ? "infinite" : "not a number"} after ${
+      run.batches.length} steps`;
+    return "lost";
+  }
+
+  // Asks the network about all images to judge by.
+  function* judge(run) {
+    const { data: { judge: set, names }, network } = run;
+    const seen = { loss: 0, accuracy: 0, worst: 0, most: -1, dead: [],
+      confusion: new Int32Array(names.length ** 2) };
+    for (const part of pieces(count(set.labels.data.length), 2 * run.piece)) {
+      let [x, labels] = take(set, part, run.data);
+      network.layers.forEach((layer, k) => {
+        x = layer.forward(x);
+        if (layer instanceof cnn.ReLU) alive(seen.dead[k] ??= new Uint8Array(x.shape[1]), x);
+      });
+      const [log_p, said] = [cnn.log_softmax(x), answers(x)];
+      labels.forEach((label, r) => {
+        const loss = -log_p.data[r * names.length + label];
+        seen.loss += loss / set.labels.data.length;
+        seen.accuracy += (said[r] === label) / set.labels.data.length;
+        seen.confusion[label * names.length + said[r]] += 1;
+        if (loss > seen.most) Object.assign(seen, { most: loss, worst: part[r],
+          said: said[r], p: [said[r], label].map((c) => Math.exp(log_p.data[r * names.length + c])) });
+      });
+      yield;
+    }
+    // Of each ReLU: how many of its maps are 0 everywhere in all images.
+    seen.dead = seen.dead.filter(Boolean).map((lit) => [lit.filter((v) => !v).length, lit.length]);
+    return run.seen = seen;
+  }
+
+  function alive(lit, { shape: [, maps, rows, columns], data }) {
+    for (let a = 0; a < data.length; a++)
+      if (data[a] > 0) lit[Math.floor(a / (rows * columns)) % maps] = 1;
+  }
+
+  /* --- What is asked of a run --------------------------------------------------------- */
+
+  /* The greatest curvature of the loss at the first weights, on its first images: power
+     iteration on differences of gradients, as in the chapter on hyperparameters. */
+  function* curvature(settings, data, rounds = 12, h = 1e-4) {
+    const run = start(settings, data);
+    const places = count(Math.min(settings.n, 100));
+    const first = run.parameters.flatMap((p) => [...p.value.data]);
+    const roll = dice(1);
+    function* at(v, by) {
+      let k = 0;
+      for (const { value } of run.parameters)
+        for (let a = 0; a < value.data.length; a++, k++) value.data[a] = first[k] + by * v[k];
+      yield* gradient(run, places);
+      return run.parameters.flatMap((p) => [...p.grad.data]);
+    }
+    function* iterate(lift) {
+      let [v, value] = [first.map(roll.normal), 0];
+      for (let round = 0; round < rounds; round++) {
+        const size = norm(v);
+        v = v.map((a) => a / size);
+        const [up, down] = [yield* at(v, h), yield* at(v, -h)];
+        const product = v.map((a, k) => (up[k] - down[k]) / (2 * h) - lift * a);
+        value = v.reduce((sum, a, k) => sum + a * product[k], 0);
+        v = product;
+      }
+      return value;
+    }
+    const found = yield* iterate(0);
+    return found < 0 ? found + (yield* iterate(found)) : found;
+  }
+
+  /* The one matrix that a network without ReLU and pooling is: asked with an image of
+     zeros and with one image for each pixel. Returns how far the matrix is from the
+     network on the images to judge by, as a share of the largest logit. */
+  function* collapse({ network, data, piece }) {
+    const [size, classes] = [data.side ** 2, data.names.length];
+    const zeros = () => cnn.array([1, 1, data.side, data.side]);
+    const bias = network.forward(zeros()).data;
+    const columns = [];
+    for (let d = 0; d < size; d++) {
+      const x = zeros();
+      x.data[d] = 1;
+      columns.push(network.forward(x).data.map((v, k) => v - bias[k]));
+      if (d % piece === 0) yield;
+    }
+    let [apart, most] = [0, 0];
+    for (const part of pieces(count(data.judge.labels.data.length), piece)) {
+      const [x] = take(data.judge, part, data);
+      network.forward(x).data.forEach((logit, a) => {
+        const [row, k] = [Math.floor(a / classes), a % classes];
+        let sum = bias[k];
+        for (let d = 0; d < size; d++) sum += columns[d][k] * x.data[row * size + d];
+        apart = Math.max(apart, Math.abs(sum - logit));
+        most = Math.max(most, Math.abs(logit));
+      });
+      yield;
+    }
+    return { apart: apart / most, numbers: (size + 1) * classes };
+  }
+
+  /* --- As code ------------------------------------------------------------------------ */
+
+  function python(s, data) {
+    const { layers } = plan(s, data.side, data.names.length);
+    const lines = layers.map(([name, ...sizes]) => ({
+      Conv2d: ([c, f, k, step, p]) =>
+        `cnn.Conv2d(${c}, ${f}, ${k}, stride=${step}, padding=${p}, rng=rng)`,
+      MaxPool2d: ([k]) => `cnn.MaxPool2d(${k})`,
+      Linear: ([d, m]) => `cnn.Linear(${d}, ${m}, rng=rng)`,
+    }[name]?.(sizes) ?? `cnn.${name}()`));
+    const rule = s.init === "he" ? "cnn.he_std"
+      : `lambda fan_in, fan_out: ${STD[s.init]()}`;
+    return `import numpy as np
+
+import cnn
+
+
+class Dice:
+    """The dice of the page: the same throws from the same seed."""
+
+    def __init__(self, seed):
+        self.state = seed
+
+    def uniform(self):
+        self.state = (1664525 * self.state + 1013904223) % 2**32
+        return self.state / 2**32
+
+    def standard_normal(self, shape):
+        count = int(np.prod(shape))
+        throws = [
+            sum(self.uniform() for _ in range(12)) - 6 for _ in range(count)
+        ]
+        return np.reshape(throws, shape)
+
+    def permutation(self, count):
+        order = np.arange(count)
+        for last in range(count - 1, 0, -1):
+            other = int(self.uniform() * (last + 1))
+            order[[last, other]] = order[[other, last]]
+        return order
+
+
+training, validation, _ = cnn.load_dataset("${data.name}")
+learn = training.subset(slice(${s.n}))
+judge = validation.subset(slice(${data.judge.labels.data.length}))
+
+rng = Dice(${s.seed})
+network = cnn.Sequential(
+${lines.map((line) => `    ${line},\n`).join("")}).to(np.float64)
+rng = Dice(${s.seed})  # anew: the first weights are drawn in float64
+cnn.initialize(network, ${rule}, rng)
+optimizer = cnn.SGD(
+    network.parameters(), lr=${s.lr}, momentum=${s.momentum}, weight_decay=${s.decay}
+)
+history = cnn.train(
+    network, optimizer, learn, judge, epochs=${s.epochs}, batch_size=${s.batch}, rng=rng
+)
+for epoch in history:
+    print(epoch)
+`;
+  }
+
+  return { CONTROLS, dice, plan, start, curvature, collapse, python };
+})();
