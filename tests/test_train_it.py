@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
-from test_touch import AXE, MINUS, PAGE, Figure
+from test_touch import PAGE, Figure
 from toys import digits
 
 import cnn
@@ -156,7 +155,7 @@ def digits_as_the_package_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cnn, "load_dataset", lambda name: digits())
 
 
-# --- as code -------------------------------------------------------------------
+# --- as code ----------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("digits_as_the_package_loads_them")
