@@ -269,6 +269,7 @@ def test_links_are_not_dead(path: str) -> None:
         if not target.is_file() or (
             anchor
             and target.suffix == ".html"
+            and "=" not in anchor  # the state of a figure that moves
             and anchor not in read(target).anchors
         ):
             dead.append(link)

@@ -14,7 +14,6 @@ const cnn = (() => {
     for (let a = 0; a < x.data.length; a++) y.data[a] = f(x.data[a], a);
     return y;
   }
-
   const check = (holds, message) => { if (!holds) throw new Error(message); };
 
   /* --- Windows ------------------------------------------------------------- */
@@ -116,20 +115,21 @@ const cnn = (() => {
 
   /* --- ReLU, max pooling, linear ------------------------------------------- */
   // y = max(x, 0); nan stays nan.
-  const relu = (x) => map(x, (v) => (v <= 0 ? 0 : v));
-  const relu_backward = (grad_output, x) =>
-    map(grad_output, (g, a) => g * (x.data[a] > 0 ? 1 : 0));
-
-  // For each place in the windows, in reading order: visit(pixel, window).
-  function pool_places(x, y, kernel_size, stride, padding, visit) {
-    const [[, , ...image], [n, channels, ...size]] = [x.shape, y.shape];
-    const runs = strided_slices(image, kernel_size, size, stride, padding);
-    const [pixels, windows, step] = [product(image), product(size), pair(stride)[1]];
-    for (let m = 0; m < n * channels; m++)
-      for (let r = 0; r < runs.length; r += 4)
-        for (let j = 0; j < runs[r + 3]; j++)
-          visit(m * pixels + runs[r + 1] + j * step, m * windows + runs[r + 2] + j);
+  function relu(x) {
+    const y = array(x.shape, x.data.slice());
+    for (let a = 0; a < y.data.length; a++) if (y.data[a] <= 0) y.data[a] = 0;
+    return y;
   }
+  function relu_backward(grad_output, x) {
+    const [grad_x, xs] = [array(x.shape, grad_output.data.slice()), x.data];
+    for (let a = 0; a < xs.length; a++) if (!(xs[a] > 0)) grad_x.data[a] *= 0;
+    return grad_x;
+  }
+
+  // Pooling goes map by map, as over images of one channel, for one filter.
+  const alone = ({ shape: [n, channels, ...size] }) => ({ shape: [n * channels, 1, ...size] });
+  const meet_alone = (x, y, kernel_size, ...others) =>
+    meet(alone(x), { shape: [1, 1, ...pair(kernel_size)] }, alone(y), ...others);
 
   // The largest number of each window: (N, C, H, W) -> (N, C, H', W').
   function max_pool2d(x, kernel_size, stride = kernel_size, padding = 0) {
@@ -137,7 +137,9 @@ const cnn = (() => {
     check(2 * p[0] <= k[0] && 2 * p[1] <= k[1], `padding ${p} is over half of ${k}`);
     const y = array([n, channels, ...output_size(image, k, stride, p)]);
     const [xs, ys] = [x.data, y.data.fill(-Infinity)]; // the frame never wins
-    pool_places(x, y, k, stride, p, (a, b) => { ys[b] = Math.max(ys[b], xs[a]); });
+    meet_alone(x, y, k, stride, p, (_, a, b, count, step) => {
+      for (const end = b + count; b < end; b++, a += step) ys[b] = Math.max(ys[b], xs[a]);
+    });
     return y;
   }
 
@@ -146,10 +148,12 @@ const cnn = (() => {
     padding = 0) {
     const [grad_x, claimed] = [zeros_like(x), new Uint8Array(y.data.length)];
     const [xs, ys, g, grad] = [x, y, grad_output, grad_x].map((held) => held.data);
-    pool_places(x, y, kernel_size, stride, padding, (a, b) => {
-      if (claimed[b] || xs[a] !== ys[b]) return;
-      claimed[b] = 1;
-      grad[a] += g[b]; // a pixel collects from all its windows
+    meet_alone(x, y, kernel_size, stride, padding, (_, a, b, count, step) => {
+      for (const end = b + count; b < end; b++, a += step)
+        if (!claimed[b] && xs[a] === ys[b]) {
+          claimed[b] = 1;
+          grad[a] += g[b]; // a pixel collects from all its windows
+        }
     });
     return grad_x;
   }
@@ -161,7 +165,7 @@ const cnn = (() => {
     return map(array([n, m]), (_, b) => {
       const [row, output] = [Math.floor(b / m), b % m];
       let sum = bias.data[output];
-      for (let k = 0; k < d; k++) sum += xs[row * d + k] * ws[output * d + k];
+      for (let k = 0, a = row * d, w = output * d; k < d; k++) sum += xs[a + k] * ws[w + k];
       return sum;
     });
   }
@@ -194,7 +198,6 @@ const cnn = (() => {
     }
     return log_p;
   }
-
   const softmax = (logits) => map(log_softmax(logits), Math.exp);
 
   // L = -mean(log p[n, labels[n]]).
@@ -237,7 +240,6 @@ const cnn = (() => {
         conv2d_grad_parameters(g, this.x, this.weight.value, ...this.steps);
     }
   }
-
   class ReLU extends Layer {
     forward(x) { return relu(this.x = x); }
     backward(g) { return relu_backward(g, this.x); }
@@ -251,7 +253,6 @@ const cnn = (() => {
     forward(x) { return array([x.shape[0], product((this.shape = x.shape).slice(1))], x.data); }
     backward(g) { return array(this.shape, g.data); }
   }
-
   class Linear extends Layer {
     constructor(in_features, out_features) {
       super();

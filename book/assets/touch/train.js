@@ -22,8 +22,8 @@ touch.figure("train", (board, values) => {
   const defaults = { ...values.start, n: many, seed: 0 };
 
   const state = { settings: { ...defaults }, run: null, problem: "", playing: false, single: false,
-    old: [{ name: "cnn, in Python", epochs: values.history }], log: [], side: null, asked: "",
-    series: [], at: {}, code: false, copied: "", busy: [0, 0],
+    old: [{ name: "cnn, in Python", epochs: values.history }], log: [], side: null,
+    series: [], at: {}, code: false, busy: [0, 0],
     bounds: new Map(), guesses: new Map() };
 
   /* --- Who works when ---------------------------------------------------------------- */
@@ -97,13 +97,19 @@ touch.figure("train", (board, values) => {
     wake();
   }
 
+  // To other settings, standing still unless it ran.
+  function go(settings, playing = false) {
+    Object.assign(state, { series: [], playing });
+    begin(settings);
+    history.replaceState(null, "", link());
+    redraw();
+  }
+
   function set(name, value) {
-    state.series = [];
     const settings = { ...state.settings, [name]: value };
-    if (name === "epochs" && state.run && state.run.epochs.length < value) {
-      state.settings = settings; // all else goes on as it was
-      state.run.settings.epochs = value;
-    } else begin(settings);
+    if (name !== "epochs" || !state.run || state.run.epochs.length > value) return go(settings, state.playing);
+    state.settings = settings; // all else goes on as it was
+    state.run.settings.epochs = value;
     history.replaceState(null, "", link());
     redraw();
   }
@@ -123,9 +129,7 @@ touch.figure("train", (board, values) => {
     const settings = { ...defaults };
     for (const key of known)
       settings[key] = choices[key].values.find((value) => String(value) === told.get(key)) ?? settings[key];
-    state.playing = false;
-    begin(settings);
-    redraw();
+    go(settings);
     board.closest("figure").scrollIntoView();
   }
 
@@ -188,7 +192,7 @@ touch.figure("train", (board, values) => {
         { at: 1 / data.names.length, text: (v) => `${100 * v} %` }));
   }
 
-  const value_of = (key, value) => choices[key].texts?.[value] ?? show(value);
+  const value_of = (key, value) => show(tasks.told(key, value));
   // What a run was set to, where that is not as the board was at first.
   const told = (settings) => tasks.changed(settings, defaults, ["epochs"])
     .map((key) => `${choices[key].name} ${value_of(key, settings[key])}`).join(", ") || "as at first";
@@ -198,7 +202,7 @@ touch.figure("train", (board, values) => {
     return h("tr", { key, class: kind },
       h("td", {}, h("i", { class: "touch-swatch" }),
         settings && kind !== "now" ? h("button", { key: `take${key}`, type: "button", class: "touch-take",
-          title: "take these settings", pick: () => { state.series = []; begin({ ...settings }); redraw(); } }, told(settings))
+          title: "take these settings", pick: () => go({ ...settings }) }, told(settings))
           : name ?? told(settings)),
       h("td", {}, epochs.length), h("td", {}, last ? percent(last.train_accuracy) : "\u2013"),
       h("td", { key: `valid${key}` }, lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"));
@@ -326,7 +330,7 @@ touch.figure("train", (board, values) => {
     return h("div", { key: "buttons", class: "touch-buttons" },
       button("run", playing ? "pause" : "run", play, over, { class: "touch-run" }),
       button("step", "step", () => { state.playing = false; state.single = true; }, over),
-      button("rewind", "rewind", () => { state.series = []; state.playing = false; begin(state.settings); }, !run),
+      button("rewind", "rewind", () => go(state.settings), !run),
       button("new", "new seed", () => set("seed", (state.settings.seed + 1) % 100)),
       h("span", { key: "speed", class: "touch-speed" }, speed));
   }
@@ -351,7 +355,6 @@ touch.figure("train", (board, values) => {
       on: { toggle: (event) => { state.code = event.currentTarget.open; redraw(); } } },
     h("summary", {}, "As code"), state.code ? [
       h("p", {}, "These lines do the same with ", h("code", {}, "cnn"), ", to the last digits of float64."),
-      button("copy", "copy", () => navigator.clipboard?.writeText(text)),
       h("pre", { key: "python", tabindex: 0 }, text),
       h("p", {}, "What this page would print:"),
       h("pre", { key: "printed", tabindex: 0 }, state.run?.epochs.map((epoch) =>
@@ -359,45 +362,30 @@ touch.figure("train", (board, values) => {
   }
 
   const share = () => h("p", { key: "share", class: "touch-share" },
-    h("a", { key: "link", href: link(), on: { click: (event) => {
-      event.preventDefault();
-      history.replaceState(null, "", link());
-      navigator.clipboard?.writeText(location.href);
-      state.copied = location.href;
-      redraw();
-    } } }, "Link"), " to these settings", state.copied === location.href ? ": copied, and in the address." : ".");
+    h("a", { key: "link", href: link() }, "Link"), " to these settings.");
 
-  function task({ key, title, goal, check }) {
-    const context = { ...values, defaults, bounds: state.bounds, guesses: state.guesses };
-    const { done, text, ask: guess } = check(runs(), context);
-    const now = state.settings;
+  function task([key, [title, goal]]) {
+    const [now, bounds] = [state.settings, state.bounds];
+    const { done, text, guess } = tasks.checks[key](runs(), { ...values, ...state, defaults });
     const answer = (said) => button(said, said, () => state.guesses.set(guess.id, { said, is: guess.is }));
+    const bound = key === "cliff" && bounds.get(tasks.ground(now));
     const more = {
-      cliff: () => button("bound", "the bound 2/\u03bb", () => ask(train.curvature(now, data), (found) => {
-        state.bounds.set(tasks.ground(now), 2 * (1 + now.momentum) / (found + now.decay));
-      }), !state.run),
-      straight: () => button("collapse", "collapse it", () => ask(train.collapse(state.run), (found) => {
-        state.run.collapsed = found;
-      }), !state.run || now.act !== "none" || now.pool !== 1),
+      cliff: () => button("bound", "the bound", () => ask(train.curvature(now, data), (found) =>
+        bounds.set(tasks.ground(now), 2 * (1 + now.momentum) / (found + now.decay))), !state.run),
+      straight: () => button("collapse", "collapse it", () => ask(train.collapse(state.run),
+        (found) => { state.run.collapsed = found; }), !state.run || now.act !== "none" || now.pool !== 1),
       luck: () => [button("five", "five seeds", () => {
-        state.series = [1, 2, 3, 4];
         begin({ ...now, seed: 0 });
-        state.playing = true;
+        Object.assign(state, { series: [1, 2, 3, 4], playing: true });
       }, !state.run), guess ? [answer("luck"), answer("gain")] : null],
     }[key]?.();
-    const bound = key === "cliff" && state.bounds.get(tasks.ground(now));
-    const collapsed = key === "straight" && state.run?.collapsed;
     return h("li", { key: `task ${key}`, class: done ? "done" : null },
       h("span", { class: "touch-mark", role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
-      h("div", {}, h("b", {}, title), h("p", {}, goal(context)),
-        h("p", { key: `${key} text`, class: "touch-state", "aria-live": "polite" }, [text,
-          bound ? ` The bound at these first weights: ${bound.toPrecision(2)}.` : "",
-          collapsed ? ` The matrix and the network differ by ${show(collapsed.apart.toExponential(0))} of the largest logit.` : ""].join("")),
-        h("div", { key: `${key} buttons`, class: "touch-buttons" }, values.setups[key] ? button(`set ${key}`, "set it up", () => {
-          state.playing = false;
-          begin({ ...defaults, ...values.setups[key] });
-          history.replaceState(null, "", link());
-        }) : null, more)));
+      h("div", {}, h("b", {}, title), h("p", {}, goal),
+        h("p", { key: `${key} text`, class: "touch-state", "aria-live": "polite" },
+          bound ? `Bound at these first weights: ${bound.toPrecision(2)}. ${text}` : text),
+        h("div", { key: `${key} buttons`, class: "touch-buttons" }, values.setups[key] ? button(`set ${key}`,
+          "set it up", () => go({ ...defaults, ...values.setups[key] })) : null, more)));
   }
 
   function words() {
@@ -422,7 +410,7 @@ touch.figure("train", (board, values) => {
         h("div", { key: "pictures", class: "touch-pictures" }, run ? [filters(), run.seen ? [worst(), matrix()] : null] : null),
         run ? layers() : null,
         code(), share(),
-        h("ol", { key: "tasks", class: "touch-tasks" }, tasks.all.map(task)),
+        h("ol", { key: "tasks", class: "touch-tasks" }, Object.entries(values.tasks).map(task)),
       ],
     };
   }
