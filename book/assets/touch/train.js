@@ -205,12 +205,12 @@ touch.figure("train", (board, values) => {
           title: "take these settings", pick: () => go({ ...settings }) }, told(settings))
           : name ?? told(settings)),
       h("td", {}, epochs.length), h("td", {}, last ? percent(last.train_accuracy) : "\u2013"),
-      h("td", { key: `valid${key}` }, lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"));
+      h("td", {}, lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"));
   }
 
   const table = () => h("table", { key: "runs", class: "touch-runs" },
     h("thead", {}, h("tr", {}, ["run", "epochs", "training", "validation"].map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, state.run ? row("now", "now", state.run) : null,
+    h("tbody", {}, state.run ? row("now", "this run", state.run) : null,
       state.old.map((run, k) => row("before", `before${k}`, run))));
 
   /* --- Pictures -------------------------------------------------------------------------- */

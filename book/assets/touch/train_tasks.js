@@ -35,19 +35,18 @@ train.tasks = (() => {
   }
 
   function cliff(runs, { bounds }) {
-    let text = "";
-    for (const high of runs.filter(dead))
-      for (const low of runs.filter(alive)) {
-        const [a, b] = [low.settings.lr, high.settings.lr];
-        if (a >= b || changed(low.settings, high.settings, ["lr", "epochs", "seed"]).length) continue;
-        const bound = bounds.get(ground(low.settings));
-        text = `It lives at ${a} and is dead at ${b}`;
-        if (b > 2.6 * a) text += ". Come nearer, from both sides.";
-        else if (!bound) text += ". Now ask for the bound.";
-        else return { done: true, text: `${text}: ${(a / bound).toPrecision(2)} to ${
-          (b / bound).toPrecision(2)} times the bound.` };
-      }
-    return { text };
+    const pairs = runs.filter(dead).flatMap((high) => runs.filter((low) => alive(low)
+      && low.settings.lr < high.settings.lr
+      && !changed(low.settings, high.settings, ["lr", "epochs", "seed"]).length)
+      .map(({ settings }) => [settings.lr, high.settings.lr, bounds.get(ground(settings))]));
+    if (!pairs.length) return { text: "" };
+    // The closest pair; of equals, one whose bound is known.
+    const [a, b, bound] = pairs.sort((p, q) => p[1] / p[0] - q[1] / q[0] || !p[2] - !q[2])[0];
+    const text = `It lives at ${a} and is dead at ${b}`;
+    if (b > 2.6 * a) return { text: `${text}. Come nearer, from both sides.` };
+    if (!bound) return { text: `${text}. Now ask for the bound.` };
+    return { done: true, text: `${text}: ${(a / bound).toPrecision(2)} to ${
+      (b / bound).toPrecision(2)} times the bound.` };
   }
 
   function overfit(runs) {
