@@ -122,6 +122,9 @@ NUMBER = """places => {
     line.querySelector(".number").textContent = places[line.hash.slice(1)];
 }"""
 
+HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]
+  .map(heading => heading.textContent.trim().replace(/\\s+/g, " "))"""
+
 BUTTON = """\
 <li><a class="btn btn-sm btn-download-book-button dropdown-item" \
 data-bs-placement="left" data-bs-toggle="tooltip" href="{href}" \
@@ -362,6 +365,15 @@ def places(book: pikepdf.Pdf) -> dict[str, int]:
     }
 
 
+def name_bookmarks(
+    bookmarks: list[pikepdf.OutlineItem], titles: Iterator[str]
+) -> None:
+    """Give bookmarks their titles: Chromium doubles those atop a page."""
+    for bookmark in bookmarks:
+        bookmark.title = next(titles)
+        name_bookmarks(bookmark.children, titles)
+
+
 def print_book(page: Page) -> bytes:
     """Print it twice: the contents take the numbers of the first print."""
 
@@ -376,6 +388,8 @@ def print_book(page: Page) -> bytes:
     # small once it is packed.
     packed = io.BytesIO()
     with pikepdf.open(book()) as second:
+        with second.open_outline() as outline:
+            name_bookmarks(outline.root, iter(page.evaluate(HEADINGS)))
         mode = pikepdf.ObjectStreamMode.generate
         second.save(packed, object_stream_mode=mode)
     return packed.getvalue()
