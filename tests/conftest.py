@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from toys import one_of_each
 
 from cnn import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
@@ -42,6 +42,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
+    phases=[Phase.explicit, Phase.generate],  # any failure will do
     suppress_health_check=[*HealthCheck],
 )
 settings.register_profile(
@@ -54,6 +55,13 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE")
     or ("ci" if os.environ.get("CI") else "quick")
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mutant meets the tests of its own module first: see mutants.py."""
+    order = os.environ.get("TESTS_IN_ORDER", "").split()
+    if order:
+        items.sort(key=lambda item: order.index(f"tests/{item.path.name}"))
 
 
 def in_order(*parts: object) -> str:

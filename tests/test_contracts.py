@@ -321,7 +321,7 @@ CALLS |= {
     "im2col": Row(
         lambda x: im2col(x, 3, 2, 1), "x (4*, 2*, 6*, 6*)", ("im2col",)
     ),
-    "load_state_dict": Row(loaded, "value (2, 3)", ("it was saved", "it ")),
+    "load_state_dict": Row(loaded, "value (2, 3)", ("it",)),
     "log_softmax": Row(log_softmax, "logits (4*, 3*)", ("log_softmax",)),
     "mean_and_std": Row(
         mean_and_std, "pixels (4*, 6*, 6*, ...)", ("mean_and_std", "pixels")
@@ -399,8 +399,8 @@ def outcome(row: Row, arrays: Arrays) -> list[np.ndarray] | str:
     except ValueError as error:
         said = str(error)
         assert "expected" in said, said
-        words = *row.says, "kernel_size"  # which does not fit
-        assert any(word in said for word in words), said
+        words = "|".join((*row.says, "kernel_size"))  # which does not fit
+        assert re.search(rf"\b({words})\b", said), said
         return said
 
 
@@ -493,36 +493,33 @@ NO_LABELS = {
 
 
 @each_argument
-@pytest.mark.parametrize("kind", ACCEPTED)
-def test_the_same_numbers_of_another_kind(
-    name: str, argument: str, kind: str
-) -> None:
+def test_the_same_numbers_of_another_kind(name: str, argument: str) -> None:
     row = ROWS[name]
-    arrays = row.right()
-    if kind == "bool":
-        arrays[argument] = arrays[argument].clip(0, 1)
-    right = outcome(row, arrays)
-    given = ACCEPTED[kind](arrays[argument])
-    found = outcome(row, arrays | {argument: given})
-    if isinstance(found, str):
-        label = argument in row.labels and kind in NO_LABELS
-        assert label, f"{kind} is refused: {found}"
-    else:
-        small = {"float32", "big-endian, half", "bool", "i1", "i2", "u1"}
-        tolerance = 1e-4 if kind in small else 1e-9
-        assert same(found, right, 0.05 if kind == "float16" else tolerance)
+    of_bools = row.right()
+    of_bools[argument] = of_bools[argument].clip(0, 1)
+    right = {False: outcome(row, row.right()), True: outcome(row, of_bools)}
+    for kind, convert in ACCEPTED.items():
+        arrays = of_bools if kind == "bool" else row.right()
+        given = convert(arrays[argument])
+        found = outcome(row, arrays | {argument: given})
+        if isinstance(found, str):
+            label = argument in row.labels and kind in NO_LABELS
+            assert label, f"{kind} is refused: {found}"
+        else:
+            small = {"float32", "big-endian, half", "bool", "i1", "i2", "u1"}
+            tolerance = 1e-4 if kind in small else 1e-9
+            tolerance = 0.05 if kind == "float16" else tolerance
+            assert same(found, right[kind == "bool"], tolerance), kind
 
 
 @each_argument
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_holds_no_plain_numbers(
-    name: str, argument: str, kind: str
-) -> None:
+def test_what_holds_no_plain_numbers(name: str, argument: str) -> None:
     row = ROWS[name]
-    arrays = row.right()
-    given = REFUSED[kind](arrays[argument])
-    found = outcome(row, arrays | {argument: given})
-    assert isinstance(found, str) or kind in row.also, "it was accepted"
+    for kind, convert in REFUSED.items():
+        arrays = row.right()
+        found = outcome(row, arrays | {argument: convert(arrays[argument])})
+        if kind not in row.also:
+            assert isinstance(found, str), f"{kind}: accepted"
 
 
 # --- shapes -----------------------------------------------------------------
@@ -619,6 +616,7 @@ def test_the_way_out_leads_to_the_right_loss(fault: str) -> None:
         ([2, -1, 3], "Leave out images without a class"),
         ([2, 0, 7], "more outputs, a larger num_classes"),
         ([1, 2, 5], "more outputs, a larger num_classes"),
+        ([0, 2, 4], "more outputs, a larger num_classes"),
     ],
 )
 def test_labels_without_a_simple_way_out(labels: Any, said: str) -> None:
