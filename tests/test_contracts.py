@@ -121,9 +121,9 @@ def criterion(logits: Any, labels: Any) -> Any:
 
 def loaded(value: Any) -> Any:
     layer = cnn.ReLU()
-    layer.shift = cnn.Parameter(np.ones((2, 3)))  # type: ignore[attr-defined]
-    layer.load_state_dict({"shift": value})
-    return layer.state_dict()["shift"]
+    layer.value = cnn.Parameter(np.ones((2, 3)))  # type: ignore[attr-defined]
+    layer.load_state_dict({"value": value})
+    return layer.state_dict()["value"]
 
 
 def saved(array: Any) -> Any:
@@ -220,7 +220,7 @@ CALLS = {
     "cross_entropy_backward": Row(
         cnn.cross_entropy_backward,
         "logits (4, 3*), labels (4,)",
-        LOSS,
+        ("cross_entropy_backward", "log_softmax"),
         ("labels",),
     ),
     "distort": Row(distorted, "images (4*, 2*, 6*, 6*)", ("distort",)),
@@ -520,6 +520,7 @@ def test_what_holds_no_plain_numbers(name: str, argument: str) -> None:
         found = outcome(row, arrays | {argument: convert(arrays[argument])})
         if kind not in row.also:
             assert isinstance(found, str), f"{kind}: accepted"
+            assert re.search(rf"given {argument}\b", found), found
 
 
 # --- shapes -----------------------------------------------------------------
@@ -554,6 +555,9 @@ def test_another_shape(name: str, argument: str) -> None:
         fine = fine or fault.partition(" is ")[2] in row.also
         if array.shape != row.right()[argument].shape and not fine:
             assert isinstance(found, str), f"{fault}: accepted"
+            if axes := re.search(r"expected \((.*?)\)", found):
+                small = {*re.findall("[a-z]", axes[1])}
+                assert small <= {"k", "l"}, f"a size is a capital: {found}"
 
 
 # --- the way out ------------------------------------------------------------
