@@ -672,6 +672,9 @@ def test_the_way_out_leads_to_the_right_images(fault: str) -> None:
     ("call", "said"),
     [
         (lambda: cnn.conv2d(X, W, B[:1]), "where F is 3 as in weight of"),
+        (lambda: cnn.conv2d(X, W, B[:1]), "Mend bias, or what it shall go"),
+        (lambda: cnn.conv2d(X[np.newaxis], W, B), "Give it these axes, by x"),
+        (lambda: cnn.linear(X[0], W[:, 0, 0], B), "Put a Flatten()"),
         (lambda: cnn.conv2d(X[:0], W, B), "look at the index that selected"),
         (lambda: cnn.conv2d(X, GREY, B), "Set in_channels to 2"),
         (lambda: cnn.linear(X, W[:, 0, 0], B), "Put a Flatten()"),
@@ -689,6 +692,7 @@ def test_the_way_out_leads_to_the_right_images(fault: str) -> None:
         (lambda: cnn.relu([[1.0], [1.0, 2.0]]), "inhomogeneous shape"),
         (lambda: scale(X[:, 0], 0.0, 1.0), "np.rint(255 * pixels)"),
         (lambda: dataset(X, [0, 1, 2]), "Index both alike"),
+        (lambda: dataset(X, np.zeros((5, 1))), "np.ravel(labels) of a column"),
         (
             lambda: stepped(cnn.train_step, X[:, :1], [0, 1, 2, 0]),
             "expected (5,)",
@@ -699,9 +703,9 @@ def test_the_way_out_leads_to_the_right_images(fault: str) -> None:
 def test_each_case_has_a_way_out_of_its_own(
     call: Callable[[], Any], said: str
 ) -> None:
-    with pytest.raises(ValueError, match=in_order("expected")) as caught:
+    words = rf"(?=.*expected ).*(?<!\w){re.escape(said)}"
+    with pytest.raises(ValueError, match=words):
         call()
-    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
