@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ import torch
 from conftest import CONTRACT_LAYERS, in_order
 
 import cnn
+from cnn import windows
 from cnn.beyond.augmentation import affine_grid, grid_sample
 from cnn.beyond.fast import fuse_layers
+from cnn.convolution import conv2d_grad_input
 from cnn.data import mean_and_std, scale
 from cnn.loss import log_softmax
-from cnn.windows import col2im, im2col
+from cnn.windows import col2im, im2col, output_size, pad, strided_slice
 
 
 Arrays = dict[str, Any]
@@ -740,8 +743,6 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
     ),
     "workers": lambda n: cnn.ParallelStep(network(), workers=n),
     "shards": lambda n: cnn.DistributedStep(Here(), shards=n),  # type: ignore[arg-type]
-    "kernel_size": lambda n: (cnn.MaxPool2d(n), cnn.max_pool2d(X, n)),
-    "stride": lambda n: cnn.conv2d(X, W, B, n),
 }
 
 
@@ -753,8 +754,91 @@ def rng() -> np.random.Generator:
 def test_counts_are_whole_and_positive(name: str) -> None:
     COUNTS[name](np.int64(1))
     for count in (0, -1, 1.5, 1.0, "1", None, [1], (1, 2, 3), np.nan):
-        if name != "stride" or count is not None:
-            with pytest.raises(
-                ValueError, match=in_order(name, repr(count), "expected")
-            ):
-                COUNTS[name](count)
+        says = re.escape(f"{name} is {count!r}; expected ")
+        with pytest.raises(ValueError, match=f"^{says}"):
+            COUNTS[name](count)
+
+
+Y = np.ones((5, 3, 4, 4))
+SIZED: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "Conv2d": (
+        cnn.Conv2d,
+        lambda kernel_size=3, **sizes: cnn.Conv2d(
+            2, 3, kernel_size, **sizes, rng=rng()
+        ),
+    ),
+    "MaxPool2d": (
+        cnn.MaxPool2d,
+        lambda kernel_size=3, **sizes: cnn.MaxPool2d(kernel_size, **sizes),
+    ),
+    "conv2d": (cnn.conv2d, partial(cnn.conv2d, X, W, B)),
+    "conv2d_backward": (
+        cnn.conv2d_backward,
+        partial(cnn.conv2d_backward, Y, X, W),
+    ),
+    "conv2d_grad_input": (
+        conv2d_grad_input,
+        partial(conv2d_grad_input, Y, W, X.shape),
+    ),
+    "max_pool2d": (
+        cnn.max_pool2d,
+        lambda kernel_size=3, **sizes: cnn.max_pool2d(X, kernel_size, **sizes),
+    ),
+    "max_pool2d_backward": (
+        cnn.max_pool2d_backward,
+        lambda kernel_size=3, **sizes: cnn.max_pool2d_backward(
+            X[..., :4, :4],
+            X,
+            X[..., :4, :4],
+            kernel_size,
+            **{"stride": 1} | sizes,
+        ),
+    ),
+    "output_size": (
+        output_size,
+        lambda input_size=6, kernel_size=3, **sizes: output_size(
+            input_size, kernel_size, **sizes
+        ),
+    ),
+    "im2col": (
+        im2col,
+        lambda kernel_size=3, **sizes: im2col(X, kernel_size, **sizes),
+    ),
+    "col2im": (
+        col2im,
+        lambda kernel_size=3, **sizes: col2im(
+            np.ones((18, 80)), X.shape, kernel_size, **sizes
+        ),
+    ),
+    "pad": (pad, lambda padding=1: pad(X, padding)),
+    "strided_slice": (
+        strided_slice,
+        lambda stride=1: strided_slice(X, (0, 0), (2, 2), stride),
+    ),
+}
+SIZES = {"kernel_size", "stride", "padding", "input_size"}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_are_whole_and_large_enough(name: str) -> None:
+    given, call = SIZED[name]
+    call()
+    parameters = inspect.signature(given).parameters
+    for size in SIZES & parameters.keys():
+        bad = [-1, 1.5, "1", [1], (1, 2, 3), np.nan, (1, -1), (-1, 1)]
+        bad += [None] * (parameters[size].default is not None)
+        bad += [0, (1, 0), (0, 1)] * (size != "padding")
+        for value in bad:
+            says = re.escape(f"{size} is {value!r}; expected an int or a pair")
+            with pytest.raises(ValueError, match=f"^{says}"):
+                call(**{size: value})
+
+
+def test_all_that_has_sizes_is_walked() -> None:
+    """Every public function and layer, and those of the windows."""
+    offered = [getattr(cnn, name) for name in cnn.__all__]
+    offered += [windows.__dict__[name] for name in vars(windows)]
+    for item in filter(callable, offered):
+        if getattr(item, "__module__", "").startswith("cnn"):
+            sizes = SIZES & inspect.signature(item).parameters.keys()
+            assert not sizes or item.__name__ in SIZED, item
