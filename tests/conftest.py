@@ -57,13 +57,6 @@ settings.load_profile(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A mutant meets the tests of its own module first: see mutants.py."""
-    order = os.environ.get("TESTS_IN_ORDER", "").split()
-    if order:
-        items.sort(key=lambda item: order.index(f"tests/{item.path.name}"))
-
-
 def in_order(*parts: object) -> str:
     """A pattern for pytest.raises: these texts, one after the other.
 
