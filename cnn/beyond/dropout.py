@@ -25,7 +25,7 @@ def dropout_backward(
 ) -> np.ndarray:
     """dL/dx = dL/dy / (1 - p) where kept, else 0.
 
-    grad_output: dL/dy. kept: the mask that forward was given, of its shape.
+    grad_output: dL/dy, of y's shape. kept: like it, forward's mask.
     p: the chance that an entry was left out, 0 <= p < 1.
     Equation: eq-dropout-backward.
     """
@@ -48,6 +48,7 @@ class Dropout(Layer):
         self.p, self.rng = p, rng
 
     def forward(self, x: np.ndarray) -> np.ndarray:
+        (x,) = check_arrays("Dropout.forward", "x (...)", x)
         y, kept = x, None
         if self.training:
             kept = self.rng.random(x.shape, np.float32) >= self.p
