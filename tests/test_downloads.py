@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import book_downloads
+import book_notebooks
 import pytest
 import tangle
 from browser import missing
@@ -98,6 +100,91 @@ def test_a_notebook_of_the_site_runs_elsewhere_with_its_wheel(
     assert "answer 42" in printed
     assert f"from {away / 'packages' / 'cnn'}" in printed
     assert "glue of no file" in printed
+
+
+PAGE = r"""
+<section id="relu"><h1><span class="section-number">4. </span>ReLU
+<a class="headerlink" href="#relu">#</a></h1>
+<p>See <a class="reference internal" href="#f"><span>Figure 4.1</span></a> and
+<a href="https://numpy.org">NumPy</a>: <span class="unbroken"><span
+class="math notranslate">\(a_1 * b\)</span>,</span> a <em>bend</em> of
+<code><span class="pre">x_1</span></code>, 2 * 3 * 4.</p>
+<div class="math" id="eq"><span class="eqno">(4.2)<a class="headerlink"
+href="#eq">#</a></span>\[\begin{split}a &= b \\ c &= d\end{split}\]</div>
+<div class="cell"><div class="cell_input"><pre>hidden</pre></div>
+<div class="cell_output"><figure><img src="a.svg"><figcaption><p><span
+class="caption-number">Figure 4.1 </span>What to see.</p></figcaption>
+</figure></div></div>
+<div class="note admonition"><p class="admonition-title">Note</p>
+<p>A box.</p><ul><li><p>one</p></li><li><p>two</p></li></ul></div>
+<table><thead><tr><th>n</th><th>what</th></tr></thead>
+<tbody><tr><td>1</td><td>a | b</td></tr></tbody></table>
+</section>"""
+PROSE = [
+    r"""# 4. ReLU
+
+See Figure 4.1 and [NumPy](https://numpy.org): $a_1 * b$, a *bend* of `x_1`, 2 \* 3 \* 4.
+
+$$
+a &= b \\ c &= d
+\tag{4.2}
+$$""",  # noqa: E501
+    r"""**Figure 4.1** What to see.
+
+> **Note**
+>
+> A box.
+>
+> - one
+> - two
+
+| n | what |
+| --- | --- |
+| 1 | a \vert  b |""",
+]
+
+
+def test_the_prose_of_a_notebook_is_plain_markdown() -> None:
+    svg = {"image/svg+xml": ["<?xml?>\n", '<svg width="1">', "</svg>"]}
+    code = [
+        {"cell_type": "code", "source": name, "outputs": [], "metadata": tags}
+        for name, tags in (
+            ("unseen", {"tags": ["remove-cell"]}),
+            ("seen", {}),
+            ("last", {"tags": ["remove-cell"]}),
+        )
+    ]
+    code[1]["outputs"] = [{"output_type": "display_data", "data": svg}]
+    raw = {"cell_type": "markdown", "source": "{eq}`a`", "metadata": {}}
+    executed = json.dumps({"nbformat": 4, "cells": [raw, *code]})
+    made = json.loads(book_notebooks.notebook(executed, PAGE, "first"))
+    assert [cell["source"] for cell in made["cells"]] == [
+        *("first", PROSE[0], "unseen", "seen", PROSE[1], "last")
+    ]
+    drawn = made["cells"][3]["outputs"][0]["data"]["image/svg+xml"]
+    assert drawn == '<?xml?>\n<svg style="background: white" width="1"></svg>'
+
+
+def test_a_figure_that_is_drawn_in_a_notebook_has_a_ground() -> None:
+    code = f"""
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+{book_downloads.FIRST}
+from cnn.back.plots import use_book_style
+use_book_style()
+import matplotlib.pyplot as plt
+drawn, _ = shell.display_formatter.format(plt.subplots()[0])
+print(drawn["image/svg+xml"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ground = re.search(r'"patch_1">\s*<path [^>]*fill: (\S+)"', done.stdout)
+    assert ground
+    assert ground[1] == "#ffffff"
 
 
 def test_a_notebook_without_the_package_says_where_it_is() -> None:

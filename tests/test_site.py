@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import tangle
+from axe_playwright_python.sync_playwright import Axe
 from browser import chromium, missing
 
 
@@ -98,6 +99,57 @@ CUT_CODE = """() => [...document.querySelectorAll(".bd-article .cell_input")]
   .filter(e => e.scrollWidth > e.clientWidth + 1)
   .map(e => e.textContent.slice(0, 80))"""
 
+# Of the tokens of code and of the formulas, leave one of each kind: axe takes
+# a minute for thousands of them, and they are alike. Each keeps its size.
+THIN = """() => {
+  const seen = new Set();
+  for (const token of document.querySelectorAll(".highlight pre span")) {
+    const kind = token.className + !!token.closest(".cell_output");
+    if (seen.has(kind)) token.replaceWith(...token.childNodes);
+    seen.add(kind);
+  }
+  const [, ...formulas] = document.querySelectorAll("mjx-container");
+  const boxes = formulas.map((formula) => {
+    const box = document.createElement("span");
+    const { width } = formula.firstChild.getBoundingClientRect();
+    box.style.cssText = `display: inline-block; width: ${width}px`;
+    return [formula, box];
+  });
+  for (const [formula, box] of boxes) formula.replaceChildren(box);
+}"""
+
+# What axe finds. Contrast is measured of the first text of each pair of
+# colours and size. All else is the same in light and dark.
+AXE = """async (all) => {
+  const frame = () => new Promise(requestAnimationFrame);
+  await frame().then(frame);  // what follows the window's size has followed
+  const first = new Map();
+  for (const e of document.querySelectorAll("body *")) {
+    const text = [...e.childNodes].some(
+      (node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+    if (!text || !e.checkVisibility()) continue;
+    const { color, fontSize, fontWeight, opacity } = getComputedStyle(e);
+    const grounds = new Set();
+    for (let g = e; g; g = g.parentElement) {
+      const { backgroundColor, backgroundImage } = getComputedStyle(g);
+      grounds.add(backgroundColor + backgroundImage);
+    }
+    const kind = [color, fontSize, fontWeight, opacity, ...grounds].join();
+    if (!first.has(kind)) first.set(kind, e);
+  }
+  const short = {
+    preload: false, resultTypes: ["violations"], selectors: false };
+  const contrast = { ...short, runOnly: ["color-contrast"] };
+  const runs = [await axe.run({ include: [...first.values()] }, contrast)];
+  const rules = {
+    "color-contrast": { enabled: false },
+    "label-content-name-mismatch": { enabled: true },  // not of itself
+  };
+  if (all) runs.push(await axe.run(document, { ...short, rules }));
+  return runs.flatMap((run) => run.violations).flatMap(
+    (v) => v.nodes.map((node) => v.id + ": " + node.html.slice(0, 120)));
+}"""
+
 
 @dataclass
 class Visit:
@@ -106,6 +158,8 @@ class Visit:
     page: Any
     troubles: list[str] = field(default_factory=list)
     home: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)  # of what was loaded
+    shared: dict[str, int] = field(default_factory=dict)  # by some page
 
     def listen(self) -> None:
         """Note each request that leaves the site, and each error."""
@@ -121,22 +175,25 @@ class Visit:
                 else None
             ),
         )
-        self.page.on(
-            "response",
-            lambda r: (
-                note(f"{r.status}: {r.url}") if r.status >= 400 else None
-            ),
-        )
+        self.page.on("response", self.check_response)
 
     def check_request(self, request: Any) -> None:
         """Note a request that leaves the site."""
         if not request.url.startswith((self.home, "data:", "blob:")):
             self.troubles.append(f"leaves the site: {request.url}")
 
+    def check_response(self, response: Any) -> None:
+        """Note how much came, and what is missing."""
+        if response.status >= 400:
+            self.troubles.append(f"{response.status}: {response.url}")
+        size = int(response.headers.get("content-length", 0))
+        self.sizes[response.url.partition("?")[0]] = size
+
     def open(self, home: str, path: str) -> None:
         """Open a page, on a phone, and wait for its mathematics."""
         self.home = home
         self.troubles.clear()
+        self.sizes.clear()
         self.page.set_viewport_size(PHONE)
         self.page.goto(home + path)
         self.page.evaluate("window.MathJax && MathJax.startup.promise")
@@ -180,6 +237,7 @@ def test_the_site_is_built() -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     visit.open(server, path)
+    check_weight(visit)
     for mode in ("light", "dark"):
         visit.turn(mode)
         width = visit.page.evaluate("document.scrollingElement.scrollWidth")
@@ -190,7 +248,53 @@ def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     visit.page.set_viewport_size(DESK)
     assert visit.page.evaluate(CUT_CODE) == []
     assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= 1400
+    visit.page.set_viewport_size(PHONE)
+    visit.page.evaluate(THIN)
+    visit.page.evaluate(Axe().axe_script)
+    for size in (PHONE, DESK):
+        visit.page.set_viewport_size(size)
+        for mode in ("light", "dark"):
+            visit.turn(mode)
+            found = visit.page.evaluate(AXE, mode == "light")
+            assert found == [], (size, mode)
     assert visit.troubles == []
+
+
+def check_weight(visit: Visit) -> None:
+    """What a page brings, and what all bring together: a few MB at most."""
+    shared = f"{visit.home}_static/"
+    own = {u: n for u, n in visit.sizes.items() if not u.startswith(shared)}
+    assert sum(own.values()) <= 1_000_000, own
+    moves = [u for u in visit.sizes if re.search(r"_static/(touch|cnn)", u)]
+    assert sum(visit.sizes[u] for u in moves) <= 150_000, moves
+    visit.shared |= {u: visit.sizes[u] for u in visit.sizes.keys() - own}
+    assert sum(visit.shared.values()) <= 2_000_000, visit.shared
+
+
+@pytest.fixture(scope="module")
+def plain(visit: Visit) -> Iterator[Visit]:
+    """A phone in the dark whose browser runs no scripts."""
+    page = visit.page.context.browser.new_page(
+        java_script_enabled=False,
+        color_scheme="dark",
+        reduced_motion="reduce",
+        viewport=PHONE,
+    )
+    plain = Visit(page, home=SITE.as_uri() + "/")
+    plain.listen()
+    yield plain
+    page.close()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_without_scripts_from_a_folder(plain: Visit, path: str) -> None:
+    plain.troubles.clear()
+    plain.page.goto(plain.home + path)
+    width = plain.page.evaluate("document.scrollingElement.scrollWidth")
+    assert width <= PHONE["width"]
+    assert plain.page.evaluate(TOO_WIDE) == []
+    assert plain.page.evaluate(BAD_FIGURES.replace("data-touch", "none")) == []
+    assert plain.troubles == []
 
 
 def test_the_contents_yield_to_notes(visit: Visit, server: str) -> None:

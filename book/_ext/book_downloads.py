@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import subprocess
 import zipfile
 from importlib.metadata import distribution
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tangle
+from book_notebooks import notebook
 from sphinx.application import Sphinx
 
 
@@ -38,7 +38,12 @@ if importlib.util.find_spec("cnn") is None:
     raise ImportError("cnn is not installed: pip install {WHEEL}")
 # On the page, glue puts numbers into sentences. Here it has nothing to do.
 sys.modules["myst_nb"] = page = types.ModuleType("myst_nb")
-page.glue = lambda *arguments, **options: None"""
+page.glue = lambda *arguments, **options: None
+# The page's figures have no ground of their own. In a dark notebook they need
+# one.
+from matplotlib_inline.config import InlineBackend
+
+InlineBackend.instance().print_figure_kwargs["facecolor"] = 'white'"""
 
 
 def offer_notebook(
@@ -47,19 +52,12 @@ def offer_notebook(
     """Write the executed notebook of a page, and tell the theme of it."""
     executed = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
     if context.get("page_source_suffix") == ".md" and executed.exists():
-        text = notebook(executed.read_text(encoding="utf-8"))
+        text = notebook(
+            executed.read_text(encoding="utf-8"), context["body"], FIRST
+        )
         path = Path(app.outdir) / FOLDER / f"{page}.ipynb"
         tangle.write_file(path, text.encode())
         context["ipynb_source"] = f"{page}.ipynb"
-
-
-def notebook(text: str) -> str:
-    """Return an executed notebook with the cell that says what it needs."""
-    book = json.loads(text)
-    first = {"cell_type": "code", "id": "cnn", "source": FIRST}
-    none_yet: dict[str, Any] = {"outputs": [], "execution_count": None}
-    book["cells"].insert(0, {"metadata": {}} | first | none_yet)
-    return json.dumps(book, ensure_ascii=False, indent=1)
 
 
 def offer_package(
