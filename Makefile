@@ -8,6 +8,9 @@ help: ## list these verbs
 book: ## build the whole book; a warning is an error
 	jupyter-book build book/ -W -n --keep-going
 
+pdf: ## print the built book: one PDF, put into the site
+	python book/_ext/pdf.py
+
 page: tangle ## build one page for a look: make page PAGE=layers/relu
 	jupyter-book build book/$(PAGE).md
 
@@ -44,4 +47,4 @@ clean: ## delete what was built; results of experiments stay
 	rm -rf _build build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
-.PHONY: help book page tangle back test check coverage mutants bench clean slow
+.PHONY: help book pdf page tangle back test check coverage mutants bench clean slow

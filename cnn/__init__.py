@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cnn.back.files import load_dataset
     from cnn.beyond.augmentation import distort
     from cnn.beyond.averaging import ExponentialMovingAverage
+    from cnn.beyond.dropout import Dropout
     from cnn.beyond.fast import keep_freed_memory
     from cnn.beyond.own_data import make_datasets
     from cnn.beyond.own_digits import prepare_digit
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 # What the upper floor offers: each name with its module.
 UPSTAIRS = {
     "DistributedStep": "cnn.beyond.workers",
+    "Dropout": "cnn.beyond.dropout",
     "ExponentialMovingAverage": "cnn.beyond.averaging",
     "ParallelStep": "cnn.beyond.parallel",
     "distort": "cnn.beyond.augmentation",
@@ -75,6 +77,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dataset",
     "DistributedStep",
+    "Dropout",
     "EpochMetrics",
     "ExponentialMovingAverage",
     "Flatten",

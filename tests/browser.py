@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import pytest
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def missing(reason: str) -> NoReturn:
@@ -32,14 +19,9 @@ def missing(reason: str) -> NoReturn:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser without a window."""
-    api = pytest.importorskip("playwright.sync_api")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        missing(f"no browser: looked for {', '.join(BROWSERS)}")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=FLAGS
-        )
+    """The browser that prints the book."""
+    pdf = pytest.importorskip("pdf")
+    if pdf.program() is None:
+        missing(f"no browser: looked for {', '.join(pdf.BROWSERS)}")
+    with pdf.chromium() as browser:
         yield browser
-        browser.close()

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from toys import one_of_each
 
-from cnn import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from cnn import Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU
 
 
 # The arrays here are so small that threads would only wait for each other.
@@ -42,6 +42,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
+    phases=[Phase.explicit, Phase.generate],  # any failure will do
     suppress_health_check=[*HealthCheck],
 )
 settings.register_profile(
@@ -119,6 +120,7 @@ CONTRACT_LAYERS = {
     "ReLU": (ReLU, (4, 2, 6, 6)),
     "MaxPool2d": (lambda: MaxPool2d(2), (4, 2, 6, 6)),
     "Flatten": (Flatten, (4, 2, 6, 6)),
+    "Dropout": (lambda: Dropout(rng=rng()).eval(), (4, 2, 6, 6)),
     "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
     "Sequential": (one_of_each, (4, 2, 6, 6)),
 }

@@ -80,8 +80,7 @@ def test_a_disk_that_is_full_at_any_write(tmp_path, work, for_good):
     assert refused > 8
 
 
-LITTLE_ROOM = """
-import resource
+HEAD = """
 import sys
 from pathlib import Path
 
@@ -90,11 +89,38 @@ import faults
 
 work = getattr(faults, {work!r})
 folder = Path({folder!r})
+options = {options!r}
 (folder / "whole").mkdir()
-expected = work(folder / "whole")
+expected = work(folder / "whole", **options)
+"""
+
+
+def in_a_process(source, folder, work, *, options=None, **names):
+    """Run a script by itself: it forks, or limits itself. Its output.
+
+    It has the folder, the work, its options, and what the work is expected
+    to return; names stand in its braces.
+    """
+    names |= {"work": work.__name__, "folder": str(folder)}
+    names |= {"tests": str(TESTS), "options": options or {}}
+    done = subprocess.run(
+        [sys.executable, "-c", (HEAD + source).format(**names)],
+        cwd=TESTS.parent,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    return done.stdout
+
+
+LITTLE_ROOM = """
+import resource
+
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 refused = 0
-for room in map(int, {rooms!r}):
+for room in {rooms}:
     place = folder / str(room)
     place.mkdir()
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
@@ -110,27 +136,12 @@ print(refused)
 """
 
 
-def in_a_process(source: str, **names: object) -> str:
-    """Run a script by itself: it forks, or limits itself. Its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", source.format(tests=str(TESTS), **names)],
-        cwd=TESTS.parent,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    return done.stdout
-
-
 @POSIX
 @pytest.mark.parametrize("work", SOON_AND_LATE)
 def test_a_system_that_refuses_to_write_more(tmp_path, work):
     # Not simulated: the kernel lets no file grow beyond so many bytes.
     rooms = [0, 1, 100, 1000, 5000, 20_000, 10**9]
-    names = {"work": work.__name__, "folder": str(tmp_path), "rooms": rooms}
-    refused = int(in_a_process(LITTLE_ROOM, **names))
+    refused = int(in_a_process(LITTLE_ROOM, tmp_path, work, rooms=rooms))
     assert 2 <= refused < len(rooms)
 
 
@@ -167,17 +178,6 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, work):
 # --- kills -------------------------------------------------------------------
 
 AT_EACH_WRITE = """
-import sys
-from pathlib import Path
-
-sys.path.insert(0, {tests!r})
-import faults
-
-work = getattr(faults, {work!r})
-folder = Path({folder!r})
-(folder / "whole").mkdir()
-expected = work(folder / "whole")
-
 def check(place):
     assert work(place) == expected, "the next run differs"
     assert work(place) == expected, "the run after it differs"
@@ -189,36 +189,27 @@ print(faults.kill_at_each_write(work, check, folder, {buffer}))
 @POSIX
 @pytest.mark.parametrize("work", WORKS)
 def test_a_kill_at_each_write(tmp_path, work):
-    names = {"work": work.__name__, "folder": str(tmp_path), "buffer": 8192}
-    assert int(in_a_process(AT_EACH_WRITE, **names)) > 20
+    killed = in_a_process(AT_EACH_WRITE, tmp_path, work, buffer=8192)
+    assert int(killed) > 20
 
 
 @POSIX
 @pytest.mark.slow
 @pytest.mark.parametrize("work", WORKS)
 def test_a_kill_at_each_piece_of_each_write(tmp_path, work):
-    names = {"work": work.__name__, "folder": str(tmp_path), "buffer": 64}
-    assert int(in_a_process(AT_EACH_WRITE, **names)) > 20
+    killed = in_a_process(AT_EACH_WRITE, tmp_path, work, buffer=64)
+    assert int(killed) > 20
 
 
 AT_RANDOM = """
-import os, random, signal, sys, time
-from pathlib import Path
+import os, random, signal, time
 
-sys.path.insert(0, {tests!r})
-import faults
-
-work = getattr(faults, {work!r})
-options = {options!r}
-folder = Path({folder!r})
-(folder / "first").mkdir()  # which imports what is imported late
-(folder / "whole").mkdir()
-expected = work(folder / "first", **options)
+(folder / "again").mkdir()  # by now all is imported
 start = time.monotonic()
-assert work(folder / "whole", **options) == expected
+assert work(folder / "again", **options) == expected
 whole = time.monotonic() - start
 
-draw, kills, chains = random.Random({seed}), 0, 0
+draw, kills, chains = random.Random(0), 0, 0
 while kills < {kills}:  # each chain of kills ends with a run that is whole
     chains += 1
     place = folder / str(chains)
@@ -237,8 +228,9 @@ print(kills, chains)
 
 
 def kill_at_random(tmp_path, work, kills, **options):
-    names = {"work": work.__name__, "folder": str(tmp_path), "kills": kills}
-    found = in_a_process(AT_RANDOM, options=options, seed=0, **names)
+    found = in_a_process(
+        AT_RANDOM, tmp_path, work, options=options, kills=kills
+    )
     assert int(found.split()[0]) == kills
 
 
@@ -275,17 +267,6 @@ def test_two_that_save_to_one_path_at_once(tmp_path, monkeypatch):
 
 
 TWO_AT_ONCE = """
-import sys
-from pathlib import Path
-
-sys.path.insert(0, {tests!r})
-import faults
-
-work = getattr(faults, {work!r})
-folder = Path({folder!r})
-(folder / "whole").mkdir()
-expected = work(folder / "whole")
-
 def same(place):
     assert work(place) == expected
 
@@ -303,8 +284,7 @@ for n in range({rounds}):
 @POSIX
 @pytest.mark.parametrize("work", WORKS)
 def test_three_at_once_in_one_folder(tmp_path, work):
-    names = {"work": work.__name__, "folder": str(tmp_path)}
-    in_a_process(TWO_AT_ONCE, rounds=2, **names)
+    in_a_process(TWO_AT_ONCE, tmp_path, work, rounds=2)
 
 
 def test_two_that_write_one_module_at_once(tmp_path, monkeypatch):

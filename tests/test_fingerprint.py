@@ -546,3 +546,12 @@ def test_the_version_of_a_library_that_is_named_counts(monkeypatch, value):
     assert fingerprint([value], "page") == known
     monkeypatch.setattr(sklearn, "__version__", "another")
     assert fingerprint([value], "page") != known
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(sys, "version"), (np, "__version__")]
+)
+def test_the_versions_of_python_and_numpy_count(monkeypatch, owner, name):
+    known = of("def experiment(): return 1")
+    monkeypatch.setattr(owner, name, "another")
+    assert of("def experiment(): return 1") != known

@@ -20,6 +20,8 @@ def test_each_module_has_its_own_tests():
     for module in mutants.MODULES:
         own = f"tests/test_{module.rpartition('/')[2]}.py"
         assert mutants.tests_of(module)[0] == own
+        for file in mutants.tests_of(module):
+            assert (mutants.ROOT / file).is_file()
 
 
 def test_each_survivor_is_a_line_of_its_module_and_has_a_reason():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
+from test_book import code_cells
 from test_touch import AXE, MINUS, PAGE, Figure
 from toys import digits
 
@@ -53,7 +55,12 @@ VALUES = {
     },
 }
 
-Open = Callable[..., Figure]
+# The cell of the chapter that the printed lines begin with.
+DICE = next(
+    cell.source
+    for cell in code_cells("experiments/train_it")
+    if "class Dice" in cell.source
+)
 
 
 class Board(Figure):
@@ -142,6 +149,7 @@ def board(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Board]]:
             for name in scripts(["train"])
         )
         data = touch("train", "Run.", **{**VALUES, **values})._repr_html_()
+        data = f"<pre hidden>{escape(DICE)}</pre>{data}"
         path = tmp_path / "page.html"
         path.write_text(
             PAGE.format(

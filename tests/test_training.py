@@ -162,6 +162,15 @@ def test_predict_is_forward_in_pieces():
     )
 
 
+def test_predict_leaves_each_layer_in_its_mode():
+    network, _, _ = start()
+    network.layers[1].eval()
+    modes = [layer.training for layer in network.modules()]
+    predict(network, FEW.images)
+    assert [layer.training for layer in network.modules()] == modes
+    assert {*modes} == {True, False}
+
+
 def test_evaluate_agrees_with_scikit_learn():
     from sklearn.metrics import accuracy_score, log_loss
 
@@ -257,6 +266,19 @@ def test_schedule_sees_the_progress_and_lr_comes_back():
     assert optimizer.lr == 0.05
 
 
+def test_without_a_schedule_lr_is_the_steps_own_affair():
+    rates = []
+
+    def halving(network, optimizer, images, labels):
+        rates.append(optimizer.lr)
+        optimizer.lr /= 2
+        return train_step(network, optimizer, images, labels)
+
+    _, optimizer, _ = run(epochs=1, step=halving)
+    assert rates == [0.05, 0.025, 0.0125, 0.00625, 0.003125]
+    assert optimizer.lr == 0.05
+
+
 def test_schedule_sets_the_step():
     # A tenth of 0.05 by schedule is 0.005 without.
     scheduled, _, _ = run(schedule=lambda lr, progress: 0.005)
@@ -345,7 +367,8 @@ def test_steps_that_are_too_long_are_named():
 def test_no_checkpoint_of_a_network_that_is_not_finite(tmp_path):
     # One step per epoch: only the validation can see what it did.
     path = tmp_path / "run.npz"
-    with pytest.raises(ValueError, match="expected a finite number"):
+    said = r"expected a finite number.*lower lr, which is 1e\+38"
+    with pytest.raises(ValueError, match=said):
         run(lr=1e38, batch_size=150, checkpoint=path)
     assert list(tmp_path.iterdir()) == []
 
@@ -361,11 +384,13 @@ def test_no_checkpoint_of_a_network_that_is_not_finite(tmp_path):
         ({"patience": 0}, "patience is 0; expected a whole number"),
         (
             {"data": FEW.subset(slice(0))},
-            r"training of shape \(0, .*look at the index",
+            r"^train was given training of shape \(0, .*expected \(N, .*"
+            "look at the index",
         ),
         (
             {"held_out": FEW.subset(slice(0))},
-            r"validation of shape \(0, .*look at the index",
+            r"^train was given validation of shape \(0, .*expected \(M, .*"
+            "look at the index",
         ),
     ],
 )
@@ -664,6 +689,20 @@ def test_no_fault_of_tqdm_ends_a_training(monkeypatch, broken):
     monkeypatch.setattr("tqdm.tqdm.__del__", lambda self: None)
     _, _, history = run(epochs=1)
     assert len(history) == 1
+
+
+def test_the_bar_of_an_interrupted_run_ends_its_line(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(step=interrupted)
+    assert caught.tb  # which keeps the bar: it does not end by itself
+    assert terminal.getvalue().endswith("\n")
 
 
 def test_a_training_does_without_tqdm(monkeypatch):

@@ -186,8 +186,10 @@ touch.figure("digit", (board, values) => {
         for (let a = m * size; a < (m + 1) * size; a++) total += full[c * size * filters + a] * arrays[3].data[a];
         return total;
       });
-      const shown = filters > MAPS ? [[`${filters} maps`, parts.reduce((all, v) => all + v, 0)]]
-        : parts.map((v, m) => [`map ${m}`, v]);
+      const order = [...parts.keys()].sort((a, b) => Math.abs(parts[b]) - Math.abs(parts[a])).slice(0, 3);
+      const rest = parts.reduce((all, v, m) => all + (order.includes(m) ? 0 : v), 0);
+      const shown = filters <= MAPS ? parts.map((v, m) => [`map ${m}`, v])
+        : [...order.map((m) => [`map ${m}`, parts[m]]), [`${filters - 3} others`, rest]];
       return [`logit of ${names[c]}: bias `, number("w", two(ends[c])), shown.map(([text, v]) =>
         [v < 0 ? " \u2212 " : " + ", number("y", two(Math.abs(v))), ` (${text})`]), " = ",
       h("b", { key: "made", class: "touch-y", "data-key": "made" }, show(arrays[4].data[c].toFixed(3)))];

@@ -16,6 +16,8 @@ touch.figure("train", (board, values) => {
     // As the package scales them, to single precision.
     greys: Float64Array.from({ length: 256 }, (_, v) => Math.fround((v - values.mean) / values.std)),
   };
+  const dice = [...document.querySelectorAll("pre")].map((pre) => pre.textContent.trim())
+    .find((text) => text.includes("class Dice"));
   const many = values.learn.shape[0];
   const choices = { ...CONTROLS, n: { ...CONTROLS.n,
     values: [...CONTROLS.n.values.filter((n) => n < many), many] } };
@@ -23,7 +25,7 @@ touch.figure("train", (board, values) => {
 
   const state = { settings: { ...defaults }, run: null, problem: "", playing: false, single: false,
     old: [{ name: "cnn, in Python", epochs: values.history }], log: [], side: null,
-    series: [], at: {}, code: false, busy: [0, 0],
+    series: [], at: {}, code: false,
     bounds: new Map(), guesses: new Map() };
 
   /* --- Who works when ---------------------------------------------------------------- */
@@ -41,7 +43,6 @@ touch.figure("train", (board, values) => {
   function work() {
     waiting = false;
     const begun = performance.now();
-    const before = state.run?.images;
     while (wanted() && performance.now() - begun < SLICE) {
       if (state.side) { // the bound, or a collapse
         const { done, value } = state.side.next();
@@ -53,11 +54,6 @@ touch.figure("train", (board, values) => {
       }
     }
     const now = performance.now();
-    if (state.playing && !state.side && before !== undefined && state.run.images > before) {
-      state.busy[0] += state.run.images - before;
-      state.busy[1] += now - (state.slept ?? begun);
-    }
-    state.slept = state.playing ? now : undefined;
     if (!wanted() || now - drawn > 120) setTimeout(() => { redraw(); drawn = performance.now(); });
     if (wanted()) wake();
   }
@@ -87,7 +83,7 @@ touch.figure("train", (board, values) => {
       state.log.push(tasks.account(run));
       state.old = [{ settings: { ...run.settings }, epochs: run.epochs, lost: run.lost }, ...state.old].slice(0, 3);
     }
-    Object.assign(state, { settings, run: null, problem: "", single: false, side: null, busy: [0, 0] });
+    Object.assign(state, { settings, run: null, problem: "", single: false, side: null });
     try {
       state.run = train.start({ ...settings }, data);
     } catch (error) {
@@ -217,29 +213,28 @@ touch.figure("train", (board, values) => {
 
   const colour = (name) => getComputedStyle(board).getPropertyValue(name).trim();
 
-  /* A picture of rows x columns numbers, `paint(pen)` drawing a cell as a pixel. Below it
-     stands what tell(row, column) says of the cell that is pointed at. */
-  function picture_of(key, title, rows, columns, paint, tell, idle) {
+  /* A picture of rows x columns numbers: paint(dot) colours its cells, or parts are drawn
+     over it, from `edge` on. Below stands what tell(row, column) says of the cell that is
+     pointed at. */
+  function picture_of(key, title, [rows, columns], { paint, parts, edge = 0, tell, idle }) {
     const at = state.at[key];
-    const here = at && tell(...at);
-    return h("figure", { key, class: `touch-picture ${key}` },
-      h("div", {},
-        h("canvas", { key: `${key} cells`, width: columns, height: rows, class: "touch-map", "aria-hidden": "true",
-          paint: (canvas) => {
-            const pen = canvas.getContext("2d");
-            pen.clearRect(0, 0, columns, rows);
-            paint((r, c, ink, share) => {
-              pen.globalAlpha = Math.min(1, share);
-              pen.fillStyle = ink;
-              pen.fillRect(c, r, 1, 1);
-            });
-          } }),
-        field(`${key} field`, { name: `${title}. Arrow keys read its numbers.`, rows, columns, at,
-          view: [0, 0, rows, columns], hover: true,
-          set: (...cell) => { state.at[key] = cell; redraw(); } },
-        here ? h("path", { key: "here", class: "touch-outline", d: `M${at[1]} ${at[0]}h1v1h-1z` }) : null)),
+    const draw_cells = (canvas) => {
+      const pen = canvas.getContext("2d");
+      pen.clearRect(0, 0, columns, rows);
+      paint((r, c, ink, share) => {
+        pen.globalAlpha = Math.min(1, share);
+        pen.fillStyle = ink;
+        pen.fillRect(c, r, 1, 1);
+      });
+    };
+    return h("figure", { key, class: "touch-picture" },
+      h("div", {}, paint ? h("canvas", { key: `${key} cells`, width: columns, height: rows,
+        class: "touch-map", "aria-hidden": "true", paint: draw_cells }) : null,
+      field(`${key} field`, { name: `${title}. Arrow keys read its numbers.`, rows, columns, at, hover: true,
+        view: [edge, edge, rows - edge, columns - edge], set: (...cell) => { state.at[key] = cell; redraw(); } },
+      parts, at ? h("path", { key: "here", class: "touch-outline", d: `M${at[1]} ${at[0]}h1v1h-1z` }) : null)),
       h("p", { key: `${key} name`, class: "touch-step-name" }, title),
-      h("p", { key: `${key} read`, class: "touch-read", "aria-live": "polite" }, here || idle));
+      h("p", { key: `${key} read`, class: "touch-read", "aria-live": "polite" }, (at && tell(...at)) || idle));
   }
 
   function filters() {
@@ -254,17 +249,17 @@ touch.figure("train", (board, values) => {
     const [rows, columns] = [Math.ceil(count / across) * step - 1, across * step - 1];
     const limit = w.subarray(0, w.length).reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
     const [under, over] = [colour("--touch-x"), colour("--touch-g")];
-    return picture_of("filters", `filters ${k} \u00d7 ${k}`, rows, columns, (dot) => {
+    return picture_of("filters", `filters ${k} \u00d7 ${k}`, [rows, columns], { paint: (dot) => {
       for (let r = 0; r < rows; r++)
         for (let c = 0; c < columns; c++) {
           const a = index(r, c);
           if (a >= 0) dot(r, c, w[a] < 0 ? under : over, 0.06 + Math.abs(w[a]) / limit);
         }
-    }, (r, c) => {
+    }, tell: (r, c) => {
       const a = index(r, c);
       return a < 0 ? "" : `filter ${Math.floor(r / step) * across + Math.floor(c / step)}, place (${r % step}, ${
         c % step}): ${show(w[a].toFixed(4))}`;
-    }, "blue below 0, vermilion above");
+    }, idle: "blue below 0, vermilion above" });
   }
 
   function worst() {
@@ -273,30 +268,26 @@ touch.figure("train", (board, values) => {
     const pixels = images.data.subarray(n * side * side, (n + 1) * side * side);
     const white = pixels.reduce((a, b) => Math.max(a, b), 1);
     const ink = colour("--book-ink");
-    return picture_of("worst", "most wrong about", side, side, (dot) => {
-      pixels.forEach((v, a) => { if (v) dot(Math.floor(a / side), a % side, ink, v / white); });
-    }, (r, c) => `pixel (${r}, ${c}): ${pixels[r * side + c]}`,
-    `${data.names[labels.data[n]]}, read as ${data.names[said]}: a loss of ${most.toFixed(1)}`);
+    return picture_of("worst", "most wrong about", [side, side], {
+      paint: (dot) => pixels.forEach((v, a) => dot(Math.floor(a / side), a % side, ink, v / white)),
+      tell: (r, c) => `pixel (${r}, ${c}): ${pixels[r * side + c]}`,
+      idle: `${data.names[labels.data[n]]}, read as ${data.names[said]}: a loss of ${most.toFixed(1)}`,
+    });
   }
 
   function matrix() {
-    const { confusion } = state.run.seen;
-    const [k, at] = [data.names.length, state.at.matrix];
+    const [{ confusion }, k] = [state.run.seen, data.names.length];
     const most = confusion.reduce((top, v, a) => (a % (k + 1) ? Math.max(top, v) : top), 1);
     const cells = [...confusion].map((v, a) => [Math.floor(a / k), a % k, v]).filter(([, , v]) => v);
     const label = (key, text, x, y) => h("text", { key, class: "quiet", x, y, "font-size": 0.5 }, text);
-    return h("figure", { key: "matrix", class: "touch-picture matrix" },
-      h("div", {}, field("matrix field", { name: "Confusion matrix. Arrow keys read its numbers.", rows: k, columns: k, at,
-        view: [-1, -1, k + 1], hover: true, set: (...cell) => { state.at.matrix = cell; redraw(); } },
+    return picture_of("matrix", "confusion: row true, column read", [k, k], { edge: -1, parts: [
       h("path", { key: "grid", class: "touch-lines", d: `M0 0h${k}v${k}h-${k}z` }),
-      cells.map(([r, c, v]) => h("rect", { key: `c${r} ${c}`, x: c, y: r, width: 1, height: 1,
-        class: r === c ? "right" : "wrong", opacity: r === c ? 1 : 0.25 + 0.75 * v / most })),
-      cells.map(([r, c, v]) => h("text", { key: `n${r} ${c}`, x: c + 0.5, y: r + 0.53, "font-size": v > 99 ? 0.42 : 0.5 }, v)),
-      [...Array(k).keys()].map((c) => [label(`said${c}`, c, c + 0.5, -0.45), label(`true${c}`, c, -0.45, c + 0.53)]),
-      at ? h("path", { key: "here", class: "touch-outline", d: `M${at[1]} ${at[0]}h1v1h-1z` }) : null)),
-      h("p", { key: "matrix name", class: "touch-step-name" }, "confusion: row true, column read"),
-      h("p", { key: "matrix read", class: "touch-read", "aria-live": "polite" }, at
-        ? `${data.names[at[0]]} read as ${data.names[at[1]]}: ${confusion[at[0] * k + at[1]]}` : "rows are the truth"));
+      cells.map(([r, c, v]) => [h("rect", { key: `c${r} ${c}`, x: c, y: r, width: 1, height: 1,
+        class: r === c ? "right" : "wrong", opacity: r === c ? 1 : 0.25 + 0.75 * v / most }),
+      h("text", { key: `n${r} ${c}`, x: c + 0.5, y: r + 0.53, "font-size": v > 99 ? 0.42 : 0.5 }, v)]),
+      data.names.map((_, c) => [label(`said${c}`, c, c + 0.5, -0.45), label(`true${c}`, c, -0.45, c + 0.53)])],
+    tell: (r, c) => `${data.names[r]} read as ${data.names[c]}: ${confusion[r * k + c]}`,
+    idle: "off the diagonal are the mistakes" });
   }
 
   // Each layer with weights: the size of its gradient, and its dead filters.
@@ -325,14 +316,18 @@ touch.figure("train", (board, values) => {
   function buttons() {
     const { run, playing } = state;
     const over = !run || run.lost || run.epochs.length >= run.settings.epochs;
-    const speed = state.busy[1] > 500 ? `${(Math.round(state.busy[0] / state.busy[1] * 100) * 10).toLocaleString("en")} images a second` : "";
-    const play = () => { state.playing = !playing; state.slept = undefined; };
+    if (playing && run) { // since "run" was pressed, or the run began
+      if (state.since?.run !== run) state.since = { run, images: run.images, time: performance.now() };
+      const speed = (run.images - state.since.images) / (performance.now() - state.since.time);
+      state.speed = speed ? `${(10 * Math.round(100 * speed)).toLocaleString("en")} images a second` : "";
+    }
+    const play = () => Object.assign(state, { playing: !playing, since: null });
     return h("div", { key: "buttons", class: "touch-buttons" },
       button("run", playing ? "pause" : "run", play, over, { class: "touch-run" }),
       button("step", "step", () => { state.playing = false; state.single = true; }, over),
       button("rewind", "rewind", () => go(state.settings), !run),
       button("new", "new seed", () => set("seed", (state.settings.seed + 1) % 100)),
-      h("span", { key: "speed", class: "touch-speed" }, speed));
+      h("span", { key: "speed", class: "touch-speed" }, state.speed));
   }
 
   function settings(id) {
@@ -350,7 +345,7 @@ touch.figure("train", (board, values) => {
   }
 
   function code() {
-    const text = state.run ? train.python(state.settings, data) : state.problem;
+    const text = state.run ? train.python(state.settings, data, dice) : state.problem;
     return h("details", { key: "code", class: "touch-code", open: state.code ? "" : null,
       on: { toggle: (event) => { state.code = event.currentTarget.open; redraw(); } } },
     h("summary", {}, "As code"), state.code ? [

@@ -271,44 +271,16 @@ const train = (() => {
 
   /* --- As code ------------------------------------------------------------------------ */
 
-  function python(s, data) {
+  // dice: the chapter's own cell, which imports and defines them.
+  function python(s, data, dice) {
     const { layers } = plan(s, data.side, data.names.length);
     const lines = layers.map(([name, ...sizes]) => ({
-      Conv2d: ([c, f, k, step, p]) =>
-        `cnn.Conv2d(${c}, ${f}, ${k}, stride=${step}, padding=${p}, rng=rng)`,
-      MaxPool2d: ([k]) => `cnn.MaxPool2d(${k})`,
-      Linear: ([d, m]) => `cnn.Linear(${d}, ${m}, rng=rng)`,
-    }[name]?.(sizes) ?? `cnn.${name}()`));
-    const rule = s.init === "he" ? "cnn.he_std"
-      : `lambda fan_in, fan_out: ${STD[s.init]()}`;
-    return `import numpy as np
-
-import cnn
-
-
-class Dice:
-    """The dice of the page: the same throws from the same seed."""
-
-    def __init__(self, seed):
-        self.state = seed
-
-    def uniform(self):
-        self.state = (1664525 * self.state + 1013904223) % 2**32
-        return self.state / 2**32
-
-    def standard_normal(self, shape):
-        count = int(np.prod(shape))
-        throws = [
-            sum(self.uniform() for _ in range(12)) - 6 for _ in range(count)
-        ]
-        return np.reshape(throws, shape)
-
-    def permutation(self, count):
-        order = np.arange(count)
-        for last in range(count - 1, 0, -1):
-            other = int(self.uniform() * (last + 1))
-            order[[last, other]] = order[[other, last]]
-        return order
+      Conv2d: ([c, f, k, step, p]) => `Conv2d(${c}, ${f}, ${k}, stride=${step}, padding=${p}, rng=rng)`,
+      MaxPool2d: ([k]) => `MaxPool2d(${k})`,
+      Linear: ([d, m]) => `Linear(${d}, ${m}, rng=rng)`,
+    }[name]?.(sizes) ?? `${name}()`));
+    const rule = s.init === "he" ? "cnn.he_std" : `lambda fan_in, fan_out: ${STD[s.init]()}`;
+    return `${dice}
 
 
 training, validation, _ = cnn.load_dataset("${data.name}")
@@ -317,7 +289,7 @@ judge = validation.subset(slice(${data.judge.labels.data.length}))
 
 rng = Dice(${s.seed})
 network = cnn.Sequential(
-${lines.map((line) => `    ${line},\n`).join("")}).to(np.float64)
+${lines.map((line) => `    cnn.${line},\n`).join("")}).to(np.float64)
 rng = Dice(${s.seed})  # anew: the first weights are drawn in float64
 cnn.initialize(network, ${rule}, rng)
 optimizer = cnn.SGD(
@@ -331,5 +303,5 @@ for epoch in history:
 `;
   }
 
-  return { CONTROLS, dice, plan, start, curvature, collapse, python };
+  return { CONTROLS, start, curvature, collapse, python };
 })();
