@@ -396,6 +396,17 @@ def test_images_have_alternative_text(path: str) -> None:
     ] == []
 
 
+def test_each_icon_is_drawn() -> None:
+    style = (ROOT / "book" / "assets" / "book.css").read_text()
+    drawn = set(re.findall(r"^\.(fa-[a-z-]+) \{$", style, re.M))
+    sources = [*(SITE / path for path in PAGES)]
+    sources += (ROOT / "book" / "_ext").glob("*.py")
+    icons = re.compile(r"""["'](?:[\w-]+ )*fa(?:s|-solid) +(fa-[a-z-]+)""")
+    for source in sources:
+        named = icons.findall(source.read_text(encoding="utf-8"))
+        assert set(named) <= drawn, source
+
+
 CELLS = tangle.read_cells(ROOT, tangle.read_chapters(ROOT))
 
 
