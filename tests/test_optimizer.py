@@ -158,6 +158,23 @@ def test_bad_hyperparameters_are_refused(lr, momentum, decay):
         SGD([w], lr, momentum, decay)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Parameter(np.ones(1)), "a Parameter of 0"),
+        (None, "a NoneType of 0"),
+        ([], "a list of 0"),
+        ((1.0, 2.0), "a tuple of 2"),
+        ([Parameter(np.ones(1))] * 2, "a list of 2"),
+    ],
+)
+def test_what_are_no_parameters_is_told_by_its_type(given, said):
+    with pytest.raises(
+        ValueError, match=f"^parameters is {said}; expected a list of Param"
+    ):
+        SGD(given, 0.1)
+
+
 def test_the_limits_themselves_are_allowed():
     w = Parameter(np.ones(1))
     w.grad = np.ones(1)
