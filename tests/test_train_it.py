@@ -116,7 +116,7 @@ class Board(Figure):
 
     def done(self, task: str) -> bool:
         """Whether a task has its check mark."""
-        mark = self.at(f"task {task}").locator(".touch-mark")
+        mark = self.at(f"task {task}").locator(".touch-check")
         return mark.get_attribute("aria-label") == "done"
 
 

@@ -7,7 +7,7 @@ touch.figure("train", (board, values) => {
   const { h, show, slider, choice, stepper, field } = touch;
   const { CONTROLS, tasks } = train;
   const { percent } = tasks;
-  const SLICE = 16; // milliseconds of work, then the page has its turn
+  const SLICE = 12; // milliseconds of work, then the page has its turn
   const side = values.learn.shape[1];
   const data = {
     side, name: values.name, names: values.names,
@@ -31,8 +31,10 @@ touch.figure("train", (board, values) => {
   /* --- Who works when ---------------------------------------------------------------- */
 
   let [waiting, drawn] = [false, 0];
+  const turn = new MessageChannel(); // a timer would rest for 4 ms each time
+  turn.port1.onmessage = work;
   const wake = () => {
-    if (!waiting) setTimeout(work);
+    if (!waiting) turn.port2.postMessage(0);
     waiting = true;
   };
 
@@ -280,14 +282,14 @@ touch.figure("train", (board, values) => {
     const most = confusion.reduce((top, v, a) => (a % (k + 1) ? Math.max(top, v) : top), 1);
     const cells = [...confusion].map((v, a) => [Math.floor(a / k), a % k, v]).filter(([, , v]) => v);
     const label = (key, text, x, y) => h("text", { key, class: "quiet", x, y, "font-size": 0.5 }, text);
-    return picture_of("matrix", "confusion: row true, column read", [k, k], { edge: -1, parts: [
+    return picture_of("matrix", "confusion matrix", [k, k], { edge: -1, parts: [
       h("path", { key: "grid", class: "touch-lines", d: `M0 0h${k}v${k}h-${k}z` }),
       cells.map(([r, c, v]) => [h("rect", { key: `c${r} ${c}`, x: c, y: r, width: 1, height: 1,
         class: r === c ? "right" : "wrong", opacity: r === c ? 1 : 0.25 + 0.75 * v / most }),
       h("text", { key: `n${r} ${c}`, x: c + 0.5, y: r + 0.53, "font-size": v > 99 ? 0.42 : 0.5 }, v)]),
       data.names.map((_, c) => [label(`said${c}`, c, c + 0.5, -0.45), label(`true${c}`, c, -0.45, c + 0.53)])],
     tell: (r, c) => `${data.names[r]} read as ${data.names[c]}: ${confusion[r * k + c]}`,
-    idle: "off the diagonal are the mistakes" });
+    idle: "rows true, columns read" });
   }
 
   // Each layer with weights: the size of its gradient, and its dead filters.
@@ -303,7 +305,7 @@ touch.figure("train", (board, values) => {
           ? `convolution${run.settings.convs > 1 ? ` ${i + 1}` : ""}` : "fully connected"),
         h("td", { key: `gradient${i}` }, h("span", { class: "touch-size" },
           h("i", { style: `width:${(100 * (size ? bar(size) : 0)).toFixed(0)}%` })),
-        size === undefined ? "\u2013" : size ? size.toExponential(1).replace("-", "\u2212") : "0"),
+        size === undefined ? "\u2013" : show(size >= 0.001 ? size.toPrecision(2) : size.toExponential(1))),
         h("td", { key: `dead${i}` }, dead ? `${dead[0]} of ${dead[1]}` : "\u2013"));
       })));
   }
@@ -375,7 +377,7 @@ touch.figure("train", (board, values) => {
       }, !state.run), guess ? [answer("luck"), answer("gain")] : null],
     }[key]?.();
     return h("li", { key: `task ${key}`, class: done ? "done" : null },
-      h("span", { class: "touch-mark", role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
+      h("span", { class: "touch-check", role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
       h("div", {}, h("b", {}, title), h("p", {}, goal),
         h("p", { key: `${key} text`, class: "touch-state", "aria-live": "polite" },
           bound ? `Bound at these first weights: ${bound.toPrecision(2)}. ${text}` : text),

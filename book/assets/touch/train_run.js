@@ -25,7 +25,7 @@ const train = (() => {
     seed: { name: "seed", values: [...Array(100).keys()] },
   };
   const LARGEST = 1.5e6; // multiply-adds for an image: what one piece can bear
-  const PIECE = 5e5;
+  const PIECE = 4e5;
 
   /* --- Dice, the same in JavaScript and in Python ---------------------------------- */
 
