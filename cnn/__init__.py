@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from cnn.back.files import load_dataset
     from cnn.beyond.augmentation import distort
     from cnn.beyond.averaging import ExponentialMovingAverage
+    from cnn.beyond.batch_norm import (
+        BatchNorm2d,
+        batch_norm,
+        batch_norm_backward,
+    )
     from cnn.beyond.dropout import Dropout
     from cnn.beyond.fast import keep_freed_memory
     from cnn.beyond.own_data import make_datasets
@@ -49,10 +54,13 @@ if TYPE_CHECKING:
 
 # What the upper floor offers: each name with its module.
 UPSTAIRS = {
+    "BatchNorm2d": "cnn.beyond.batch_norm",
     "DistributedStep": "cnn.beyond.workers",
     "Dropout": "cnn.beyond.dropout",
     "ExponentialMovingAverage": "cnn.beyond.averaging",
     "ParallelStep": "cnn.beyond.parallel",
+    "batch_norm": "cnn.beyond.batch_norm",
+    "batch_norm_backward": "cnn.beyond.batch_norm",
     "distort": "cnn.beyond.augmentation",
     "keep_freed_memory": "cnn.beyond.fast",
     "load_dataset": "cnn.back.files",
@@ -72,6 +80,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SGD",
+    "BatchNorm2d",
     "Buffer",
     "Conv2d",
     "CrossEntropyLoss",
@@ -90,6 +99,8 @@ __all__ = [
     "Sequential",
     "accuracy",
     "average_precision_recall_f1",
+    "batch_norm",
+    "batch_norm_backward",
     "check_gradients",
     "confusion_matrix",
     "conv2d",

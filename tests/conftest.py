@@ -18,7 +18,16 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from toys import one_of_each
 
-from cnn import Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU
+from cnn import (
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    ReLU,
+)
 
 
 # The arrays here are so small that threads would only wait for each other.
@@ -113,6 +122,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def trained_norm() -> BatchNorm2d:
+    """Evaluated by statistics that some training has left, say."""
+    layer = BatchNorm2d(2).eval()
+    layer.running_mean.value[...] = [0.5, -1]
+    layer.running_var.value[...] = [2, 0.25]
+    return layer
+
+
 # Each layer that `cnn` exports, how it is made, and the shape of an x for it.
 # All that the contract asks is tested of each of them, in test_layer.py.
 CONTRACT_LAYERS = {
@@ -123,6 +140,7 @@ CONTRACT_LAYERS = {
     "Dropout": (lambda: Dropout(rng=rng()).eval(), (4, 2, 6, 6)),
     "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
     "Sequential": (one_of_each, (4, 2, 6, 6)),
+    "BatchNorm2d": (trained_norm, (4, 2, 6, 6)),
 }
 
 

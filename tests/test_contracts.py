@@ -24,6 +24,7 @@ from conftest import CONTRACT_LAYERS, in_order
 import cnn
 from cnn import windows
 from cnn.beyond.augmentation import affine_grid, grid_sample
+from cnn.beyond.batch_norm import batch_statistics
 from cnn.beyond.fast import fuse_layers
 from cnn.convolution import conv2d_grad_input
 from cnn.data import mean_and_std, scale
@@ -196,6 +197,17 @@ CALLS = {
         "confusion (3, 3)",
         ("average_precision_recall_f1",),
     ),
+    "batch_norm": Row(
+        cnn.batch_norm,
+        "x (4*, 2, 6*, 6*), weight (2,), bias (2,), mean (2,), var (2,)",
+        ("batch_norm",),
+    ),
+    "batch_norm_backward": Row(
+        cnn.batch_norm_backward,
+        "grad_output (4, 2, 6, 6), x (4, 2, 6, 6), weight (2,), "
+        "mean (2,), var (2,)",
+        ("batch_norm_backward",),
+    ),
     "check_gradients": Row(
         checked, "x (4*, 5)", ("check_gradients", "linear")
     ),
@@ -311,6 +323,9 @@ CALLS |= {
         "matrices (4, 2, 2), shifts (4, 2)",
         ("affine_grid",),
     ),
+    "batch_statistics": Row(
+        batch_statistics, "x (4*, 2*, 6*, 6*)", ("batch_statistics",)
+    ),
     "col2im": Row(
         lambda columns: col2im(columns, (4, 2, 6, 6), 3),
         "columns (18, 64)",
@@ -343,6 +358,7 @@ FREE = {
     "Dropout": "x (4*, 2*, 6*, 6*, ...)",
     "Linear": "x (4*, 5)",
     "Sequential": "x (4*, 2, 6*, 6*)",
+    "BatchNorm2d": "x (4*, 2, 6*, 6*)",
     "ConvReLUPool": "x (4*, 2, 6*, 6*)",
 }
 MAKERS = {name: make for name, (make, _) in CONTRACT_LAYERS.items()} | {

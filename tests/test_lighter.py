@@ -36,6 +36,7 @@ WHOLE = {
     "beyond/fast": ["ConvReLUPool"],
     "beyond/parallel": ["Worker", "ParallelStep"],
     "beyond/augmentation": ["grid_sample", "distort"],
+    "beyond/batch_norm": ["BatchNorm2d"],
     "beyond/workers": ["DistributedStep", "open_workers"],
 }
 

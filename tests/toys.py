@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from cnn import (
+    BatchNorm2d,
     Conv2d,
     Dataset,
     Flatten,
@@ -109,6 +110,21 @@ def one_of_each() -> Sequential:
     )
 
 
+def normalised_convolutions(seed: int = 0) -> Sequential:
+    """(N, 2, 6, 6) -> (N, 3), in float64: two convolutions, normalised."""
+    rng = np.random.default_rng(seed)
+    return Sequential(
+        Conv2d(2, 4, 3, rng=rng),
+        BatchNorm2d(4),
+        ReLU(),
+        Conv2d(4, 3, 3, rng=rng),  # -> (2, 2)
+        BatchNorm2d(3),
+        ReLU(),
+        Flatten(),
+        Linear(12, 3, rng=rng),
+    ).to(np.float64)
+
+
 def two_matrices(seed: int = 0) -> Sequential:
     """(N, 3) -> (N, 2), in float32, where no image is needed."""
     rng = np.random.default_rng(seed)
@@ -190,6 +206,13 @@ def to_torch(layer: Layer) -> torch.nn.Module:
             twin = nn.Linear(d, m)
         case MaxPool2d():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case BatchNorm2d():
+            c = len(layer.weight.value)
+            twin = nn.BatchNorm2d(c, layer.eps, layer.momentum)
+            for name in ("running_mean", "running_var"):
+                value = layer.named_arrays()[name].value
+                setattr(twin, name, torch.tensor(value))
+            twin.train(layer.training)
         case _:
             return {ReLU: nn.ReLU, Flatten: nn.Flatten}[type(layer)]()
     twin.weight.data = torch.tensor(layer.weight.value)
