@@ -92,15 +92,18 @@ class Judge:
             page: {kind: [] for kind in KINDS} for page in self.pages.values()
         }
 
-    def page_of(self, item: Any) -> str:
-        """The chapter that a test is of; a layer's contract is of its own."""
+    def page_of(self, item: Any) -> str | None:
+        """The chapter that a test is of; a layer's contract is of its own.
+
+        None for a layer of Beyond, which a reader is not asked for.
+        """
         import cnn
 
         module = item.path.stem.removeprefix("test_")
         if "layer_and_x" in item.fixturenames:
             layer = getattr(cnn, item.callspec.params["layer_and_x"])
             module = layer.__module__.removeprefix("cnn.")
-        return self.pages[module]
+        return self.pages.get(module)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Leave out the tests of anything but the ground floor."""
@@ -109,6 +112,7 @@ class Judge:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Put the tests in the order of the book."""
+        items[:] = [item for item in items if self.page_of(item)]
         for item in items:
             item.user_properties.append(("page", self.page_of(item)))
             drawn = getattr(item.obj, "hypothesis", None)
@@ -124,7 +128,8 @@ class Judge:
         report = yield
         if report.passed and report.when != "call":
             return report
-        page, kind = self.page_of(item), "right" if report.passed else "wrong"
+        page = str(self.page_of(item))
+        kind = "right" if report.passed else "wrong"
         said, error = report.capstderr, call.excinfo and call.excinfo.value
         while error:  # also one that was on its way when another came
             said, error = f"{said}\n{error}", error.__context__
