@@ -18,7 +18,7 @@ def to_rows(x: np.ndarray) -> np.ndarray:
 
 
 def from_rows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows, (C, m), as an array (N, C, H, W) of that shape."""
+    """rows, (C, m), as an array (N, C, H, W) of that shape."""
     n, channels, height, width = shape
     return from_chwn(rows.reshape(channels, height, width, n))
 
@@ -116,8 +116,8 @@ class BatchNorm2d(Layer):
     def follow(self, mean: np.ndarray, var: np.ndarray, m: int) -> None:
         """Take the statistics of a batch into the running ones.
 
-        mean, var: of shape (C,) each. m: of how many numbers a channel.
-        ValueError if m is 1. Equation: eq-batch-norm-running.
+        mean, var: of shape (C,) each, of m numbers; ValueError if m is 1.
+        Equation: eq-batch-norm-running.
         """
         if m < 2:
             raise ValueError(
