@@ -207,7 +207,9 @@ class Visit:
 def visit() -> Iterator[Visit]:
     """One page of one browser, for all tests."""
     with chromium() as browser:
-        visit = Visit(browser.new_page(color_scheme="light"))
+        # Colours that change slowly would be measured halfway.
+        page = browser.new_page(color_scheme="light", reduced_motion="reduce")
+        visit = Visit(page)
         visit.listen()
         yield visit
 
