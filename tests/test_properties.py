@@ -384,10 +384,13 @@ def test_relu_and_pooling_pass_any_number_on_as_it_is(size, single, seed):
         assert np.isin(back, np.append(x, 0)).all()
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", sorted({*MAKERS} - {"BatchNorm2d"}))
 @given(st.sampled_from(EXTREMES), SEEDS)
 def test_a_layer_stretches_with_its_input_until_it_overflows(name, a, seed):
-    """Without biases each is homogeneous: f(a * x) = a * f(x)."""
+    """Without biases each is homogeneous: f(a * x) = a * f(x).
+
+    But for a normalisation, which takes a mean off in evaluation.
+    """
     rng = np.random.default_rng(seed)
     layer = MAKERS[name]().to(np.float64)
     x = rng.uniform(-1, 1, (2, *SHAPES.get(name, (4, 2, 6, 6))[1:]))

@@ -8,8 +8,8 @@ from cnn.layer import Buffer, Layer, Parameter
 from cnn.windows import from_chwn, to_chwn
 
 
-CONTRACT = "weight (num_features,), x (N, num_features, H, W)"
-STATISTICS = "mean (num_features,), var (num_features,)"
+CONTRACT = "weight (F,), x (N, F, H, W)"
+STATISTICS = "mean (F,), var (F,)"
 
 
 def to_rows(x: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def batch_norm(
     mean, var: (C,) each, such as batch_statistics(x).
     Equations: eq-batch-norm-unit, eq-batch-norm-forward.
     """
-    contract = f"{CONTRACT}, {STATISTICS}, bias (num_features,)"
+    contract = f"{CONTRACT}, {STATISTICS}, bias (F,)"
     weight, x, mean, var, bias = check_arrays(
         "batch_norm", contract, weight, x, mean, var, bias
     )
@@ -74,16 +74,16 @@ def batch_norm_backward(
     training: mean and var are x's own and move with it; else are fixed.
     Equations: eq-batch-norm-parameters, eq-batch-norm-backward.
     """
-    given = f"{CONTRACT}, {STATISTICS}, grad_output (N, num_features, H, W)"
+    contract = f"{CONTRACT}, {STATISTICS}, grad_output (N, F, H, W)"
     weight, x, mean, var, grad_output = check_arrays(
-        "batch_norm_backward", given, weight, x, mean, var, grad_output
+        "batch_norm_backward", contract, weight, x, mean, var, grad_output
     )
     s, rows = np.sqrt(var + eps)[:, np.newaxis], to_rows(x)
     unit, grad = (rows - mean[:, np.newaxis]) / s, to_rows(grad_output)
     grad_weight, grad_bias = (grad * unit).sum(axis=1), grad.sum(axis=1)
     if training:
-        grad = grad - grad_bias[:, np.newaxis] / rows.shape[1]
-        grad -= unit * (grad_weight[:, np.newaxis] / rows.shape[1])
+        along = unit * grad_weight[:, np.newaxis]
+        grad = grad - (grad_bias[:, np.newaxis] + along) / rows.shape[1]
     grad_x = weight[:, np.newaxis] / s * grad
     return from_rows(grad_x, x.shape), grad_weight, grad_bias
 
