@@ -24,6 +24,9 @@ MENDS = {
     # An entry of the bibliography is an item of a list: the role that said so
     # is one no more.
     r'role="doc-biblioentry"': 'role="listitem"',
+    # In viewcode's index a list stands in the item above it.
+    r"</li>\s*<ul>": "<ul>",
+    r"</ul>(?=<li>|</ul>)": "</ul></li>",
     # What heads nothing is no header.
     r'<th class="head[^"]*"><p></p></th>': "<td></td>",
     # The copy for dark pages is loaded where it is seen.
