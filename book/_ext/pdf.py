@@ -122,8 +122,11 @@ NUMBER = """places => {
     line.querySelector(".number").textContent = places[line.hash.slice(1)];
 }"""
 
-HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]
-  .map(heading => heading.textContent.trim().replace(/\\s+/g, " "))"""
+LINES = """() => [...document.querySelectorAll(".lines p")].map(line => {
+  const chapter = line.matches(".part") ? line.nextElementSibling : line;
+  return [line.className, (line.querySelector("a > span") || line).textContent,
+          chapter.querySelector("a").hash.slice(1)];
+})"""
 
 BUTTON = """\
 <li><a class="btn btn-sm btn-download-book-button dropdown-item" \
@@ -365,31 +368,40 @@ def places(book: pikepdf.Pdf) -> dict[str, int]:
     }
 
 
-def name_bookmarks(
-    bookmarks: list[pikepdf.OutlineItem], titles: Iterator[str]
-) -> None:
-    """Give bookmarks their titles: Chromium doubles those atop a page."""
-    for bookmark in bookmarks:
-        bookmark.title = next(titles)
-        name_bookmarks(bookmark.children, titles)
+def add_bookmarks(book: pikepdf.Pdf, lines: list[tuple[str, ...]]) -> None:
+    """Make bookmarks of the table of contents.
+
+    Chromium's own would need the tags of each word, for which a whole book
+    has too many: the print never ends.
+    """
+    with book.open_outline() as outline:
+        part = chapter = outline.root
+        for kind, title, key in lines:
+            place = book.Root.Dests[f"/{key}"]
+            assert isinstance(place, pikepdf.Array)
+            mark = pikepdf.OutlineItem(title, place)
+            if kind == "part":
+                outline.root.append(mark)
+                part = mark.children
+            elif kind == "chapter":
+                part.append(mark)
+                chapter = mark.children
+            else:
+                chapter.append(mark)
 
 
 def print_book(page: Page) -> bytes:
     """Print it twice: the contents take the numbers of the first print."""
 
-    def book() -> io.BytesIO:
-        return io.BytesIO(
-            page.pdf(prefer_css_page_size=True, tagged=True, outline=True)
-        )
+    def book() -> pikepdf.Pdf:
+        printed = page.pdf(prefer_css_page_size=True, tagged=False)
+        return pikepdf.open(io.BytesIO(printed))
 
-    with pikepdf.open(book()) as first:
+    with book() as first:
         page.evaluate(NUMBER, places(first))
-    # What tells a screen reader of each word, and is most of the file, is
-    # small once it is packed.
     packed = io.BytesIO()
-    with pikepdf.open(book()) as second:
-        with second.open_outline() as outline:
-            name_bookmarks(outline.root, iter(page.evaluate(HEADINGS)))
+    with book() as second:
+        add_bookmarks(second, page.evaluate(LINES))
         mode = pikepdf.ObjectStreamMode.generate
         second.save(packed, object_stream_mode=mode)
     return packed.getvalue()
