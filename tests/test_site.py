@@ -108,7 +108,8 @@ THIN = """() => {
     if (seen.has(kind)) token.replaceWith(...token.childNodes);
     seen.add(kind);
   }
-  const [, ...formulas] = document.querySelectorAll("mjx-container");
+  const [, ...formulas] = document.querySelectorAll(
+    "mjx-container:not(th *)");
   const boxes = formulas.map((formula) => {
     const box = document.createElement("span");
     const { width } = formula.firstChild.getBoundingClientRect();

@@ -28,20 +28,6 @@ PARTS = (
     "output/chtml/fonts/tex",
     "a11y/assistive-mml",
 )
-# A formula that is too wide for the page scrolls, by keys too.
-SCROLL = """
-addEventListener("load", () => MathJax.startup.promise.then(() => {
-  const resized = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      const wide = target.scrollWidth > target.clientWidth;
-      if (wide) target.setAttribute("tabindex", 0);
-      else target.removeAttribute("tabindex");
-    }
-  });
-  const formulas = document.querySelectorAll("mjx-container");
-  for (const formula of formulas) resized.observe(formula);
-}));
-"""
 
 
 def use_own_copy(app: Sphinx, config: Config) -> None:
@@ -64,9 +50,9 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 def script(source: Path) -> str:
     """Join the parts; the first one starts when the last one is there."""
-    files = [source / f"{part}.js" for part in PARTS]
-    texts = [path.read_text(encoding="utf-8") for path in files]
-    return "\n".join([*texts, SCROLL])
+    return "\n".join(
+        (source / f"{part}.js").read_text(encoding="utf-8") for part in PARTS
+    )
 
 
 def mathjax_folder() -> Path:

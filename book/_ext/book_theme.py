@@ -49,6 +49,7 @@ def mend(
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
+    app.add_js_file("scroll.js", loading_method="defer")
     app.connect("config-inited", use_templates)
     app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
