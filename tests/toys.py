@@ -16,6 +16,7 @@ from cnn import (
     BatchNorm2d,
     Conv2d,
     Dataset,
+    Dropout,
     Flatten,
     Layer,
     Linear,
@@ -206,6 +207,8 @@ def to_torch(layer: Layer) -> torch.nn.Module:
             twin = nn.Linear(d, m)
         case MaxPool2d():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case Dropout():
+            return nn.Dropout(layer.p).train(layer.training)
         case BatchNorm2d():
             c = len(layer.weight.value)
             twin = nn.BatchNorm2d(c, layer.eps, layer.momentum)
