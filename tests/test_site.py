@@ -240,7 +240,6 @@ def test_the_site_is_built() -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     visit.open(server, path)
-    check_weight(visit)
     for mode in ("light", "dark"):
         visit.turn(mode)
         width = visit.page.evaluate("document.scrollingElement.scrollWidth")
@@ -251,7 +250,14 @@ def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     visit.page.set_viewport_size(DESK)
     assert visit.page.evaluate(CUT_CODE) == []
     assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= 1400
-    visit.page.set_viewport_size(PHONE)
+    assert visit.troubles == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_keeps_nobody_out(visit: Visit, server: str, path: str) -> None:
+    visit.open(server, path)
+    check_weight(visit)
     visit.page.evaluate(THIN)
     visit.page.evaluate(Axe().axe_script)
     for size in (PHONE, DESK):
@@ -260,7 +266,6 @@ def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
             visit.turn(mode)
             found = visit.page.evaluate(AXE, mode == "light")
             assert found == [], (size, mode)
-    assert visit.troubles == []
 
 
 def check_weight(visit: Visit) -> None:
@@ -289,6 +294,7 @@ def plain(visit: Visit) -> Iterator[Visit]:
     page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_page_without_scripts_from_a_folder(plain: Visit, path: str) -> None:
     plain.troubles.clear()

@@ -247,7 +247,10 @@ def join_links(bodies: dict[Chapter, Tag]) -> None:
             if page not in held:
                 link.unwrap()
                 continue
-            place = held[page].key(unquote(parts.fragment))
+            anchor = unquote(parts.fragment)
+            if "=" in anchor:  # no place, but what a figure is to be set to
+                anchor = ""
+            place = held[page].key(anchor)
             if place not in ids:
                 raise ValueError(
                     f"{chapter.page} links to {link['href']}; expected a "
