@@ -41,6 +41,7 @@ TOO_WIDE = """() => {
   const edge = document.documentElement.clientWidth + 1;
   return [...document.querySelectorAll(".bd-article *")]
     .filter(e => e.checkVisibility() && !e.closest("mjx-assistive-mml")
+      && !e.ownerSVGElement  // cut at the picture's edge
       && e.getBoundingClientRect().right > edge && !scrolls(e))
     .map(e => e.outerHTML.slice(0, 120));
 }"""
@@ -90,6 +91,10 @@ COVERED_NOTE = """() => {
   return list.height > 50 && note.right > list.left
     && note.top < list.bottom && note.bottom > list.top;
 }"""
+
+# Each figure that moves has taken the place of its still one.
+MOVES = """() => [...document.querySelectorAll("script[data-touch]")].every(
+  e => e.closest(".cell_output").querySelector(".touched > .touch"))"""
 
 # Code of the package that does not fit the desk's column.
 CUT_CODE = """() => [...document.querySelectorAll(".bd-article .cell_input")]
@@ -198,6 +203,7 @@ class Visit:
         self.page.set_viewport_size(PHONE)
         self.page.goto(home + path)
         self.page.evaluate("window.MathJax && MathJax.startup.promise")
+        self.page.wait_for_function(MOVES)  # large arrays are inflated first
 
     def turn(self, mode: str) -> None:
         """Change to light or dark."""
