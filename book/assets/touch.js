@@ -41,7 +41,8 @@ const touch = (() => {
       try {
         const { hint, values } = JSON.parse(script.textContent, unpack);
         for (const [key, held] of Object.entries(values))
-          if (held instanceof Promise) values[key] = await held; // others start at once
+          if ([held].flat().some((one) => one instanceof Promise)) // others start at once
+            values[key] = await (Array.isArray(held) ? Promise.all(held) : held);
         listen(board);
         still.insertBefore(board, caption);
         start(board, values);
