@@ -21,7 +21,7 @@ back: ## carry edits of cnn/ into the chapters
 	python book/_ext/tangle.py --back
 
 test: ## run the tests, but for those that take minutes
-	pytest
+	pytest -n auto
 
 slow: ## run those that take minutes: kills, notebooks, the blank page
 	pytest -m slow
@@ -35,7 +35,7 @@ check: ## style, types, and whether package and book agree
 	python book/_ext/tangle.py --check
 
 coverage: ## which lines and branches of cnn/ do the tests not reach?
-	pytest --cov --cov-report=term-missing
+	pytest -n auto --cov --cov-report=term-missing
 
 mutants: ## break cnn/ line by line; do the tests notice? make mutants MODULE=relu
 	python tests/mutants.py $(MODULE)

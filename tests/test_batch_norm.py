@@ -11,7 +11,12 @@ from conftest import in_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_contracts import Here
-from toys import digits, normalised_convolutions, to_torch
+from toys import (
+    digits,
+    normalised_convolutions,
+    steps_beside_torch,
+    to_torch,
+)
 
 import cnn
 from cnn import (
@@ -159,23 +164,8 @@ def test_fifty_steps_beside_pytorch(training):
     """A whole network: every weight and every statistic stays equal."""
     mine = normalised_convolutions().train(training)
     theirs = to_torch(mine)
-    how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
-    optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
-    optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)
-    start, rng = mine.state_dict(), np.random.default_rng(4)
-    for _ in range(50):
-        x = rng.standard_normal((6, 2, 6, 6))
-        labels = rng.integers(3, size=len(x))
-        loss = criterion.forward(mine.forward(x), labels)
-        mine.backward_parameters(criterion.backward())
-        optimizer.step()
-        loss_torch = torch.nn.functional.cross_entropy(
-            theirs(torch.from_numpy(x)), torch.from_numpy(labels)
-        )
-        optimizer_torch.zero_grad()
-        loss_torch.backward()
-        optimizer_torch.step()
-        assert abs(loss - loss_torch.item()) < 1e-10
+    start = mine.state_dict()
+    steps_beside_torch(mine, theirs, (6, 2, 6, 6), 3)
     there = theirs.state_dict()
     # A bias before a mean that is taken off is given no gradient: it decays.
     still = {"0.bias", "3.bias"} if training else STATISTICS

@@ -7,11 +7,10 @@ from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
-from toys import digits, to_torch
+from toys import digits, steps_beside_torch, to_torch
 
 from cnn import (
     SGD,
-    CrossEntropyLoss,
     Flatten,
     Linear,
     ReLU,
@@ -100,35 +99,31 @@ def test_what_is_left_out_is_left_out_of_infinity_too():
     assert np.isinf(dropout(x, ~kept, 0.5)[0])
 
 
-def test_fifty_steps_stay_beside_torch():
+class SameDice(torch.nn.Module):
+    """PyTorch's side of our Dropout: p = 0.4, and the masks of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = self.rng.random(tuple(x.shape), np.float32) >= 0.4
+        return x * torch.from_numpy(kept) / 0.6
+
+
+def test_fifty_steps_beside_pytorch():
     rng = np.random.default_rng(0)
-    network = Sequential(
+    mine = Sequential(
         Linear(6, 16, rng=rng),
         ReLU(),
         Dropout(0.4, rng=np.random.default_rng(1)),
         Linear(16, 3, rng=rng),
     ).to(np.float64)
-    twin = to_torch(Sequential(*network.layers[:2], network.layers[3]))
-    optimizer = SGD(network.parameters(), 0.1, 0.9)
-    theirs = torch.optim.SGD(twin.parameters(), 0.1, 0.9)
-    criterion, dice = CrossEntropyLoss(), np.random.default_rng(1)
-    for _ in range(50):
-        x, labels = rng.standard_normal((8, 6)), rng.integers(0, 3, 8)
-        criterion.forward(network.forward(x), labels)
-        network.backward(criterion.backward())
-        optimizer.step()
-        kept = torch.tensor(dice.random((8, 16), np.float32) >= 0.4)
-        hidden = twin[1](twin[0](torch.tensor(x))) * kept / 0.6
-        loss = torch.nn.functional.cross_entropy(
-            twin[2](hidden), torch.tensor(labels)
-        )
-        theirs.zero_grad()
-        loss.backward()
-        theirs.step()
-    for ours, other in zip(
-        network.parameters(), twin.parameters(), strict=True
-    ):
-        assert np.allclose(ours.value, other.detach(), atol=1e-10)
+    theirs = to_torch(mine)
+    theirs[2] = SameDice(seed=1)
+    steps_beside_torch(mine, theirs, (8, 6), 3)
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(p.value, q.detach(), rtol=0, atol=1e-10)
 
 
 def test_a_resumed_training_throws_the_same_dice(tmp_path):

@@ -12,10 +12,14 @@ import torch
 from conftest import in_order
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import seed_network, to_torch, two_convolutions
+from toys import (
+    seed_network,
+    steps_beside_torch,
+    to_torch,
+    two_convolutions,
+)
 
 from cnn import (
-    SGD,
     CrossEntropyLoss,
     Layer,
     Linear,
@@ -189,24 +193,8 @@ def test_fifty_steps_beside_pytorch(network, shape, classes):
     """Momentum, weight decay, 50 minibatches: every weight stays equal."""
     mine = network()
     theirs = to_torch(mine)
-    how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
-    optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
-    optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)
-    start, rng = values(mine), np.random.default_rng(4)
-    for _ in range(50):
-        x = rng.standard_normal(shape)
-        labels = rng.integers(classes, size=len(x))
-        loss = criterion.forward(mine.forward(x), labels)
-        mine.backward_parameters(criterion.backward())
-        optimizer.step()
-
-        loss_torch = torch.nn.functional.cross_entropy(
-            theirs(torch.from_numpy(x)), torch.from_numpy(labels)
-        )
-        optimizer_torch.zero_grad()
-        loss_torch.backward()
-        optimizer_torch.step()
-        assert abs(loss - loss_torch.item()) < 1e-10
+    start = values(mine)
+    steps_beside_torch(mine, theirs, shape, classes)
     for (name, p), q, first in zip(
         mine.named_parameters().items(),
         theirs.parameters(),

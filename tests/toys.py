@@ -13,8 +13,10 @@ import numpy as np
 import psutil
 
 from cnn import (
+    SGD,
     BatchNorm2d,
     Conv2d,
+    CrossEntropyLoss,
     Dataset,
     Dropout,
     Flatten,
@@ -221,3 +223,32 @@ def to_torch(layer: Layer) -> torch.nn.Module:
     twin.weight.data = torch.tensor(layer.weight.value)
     twin.bias.data = torch.tensor(layer.bias.value)
     return twin
+
+
+def steps_beside_torch(
+    mine: Sequential,
+    theirs: torch.nn.Module,
+    shape: tuple[int, ...],
+    classes: int,
+) -> None:
+    """Fifty steps of both, with momentum and weight decay; equal losses."""
+    import torch
+
+    how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
+    optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
+    optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        x = rng.standard_normal(shape)
+        labels = rng.integers(classes, size=len(x))
+        loss = criterion.forward(mine.forward(x), labels)
+        mine.backward_parameters(criterion.backward())
+        optimizer.step()
+
+        loss_torch = torch.nn.functional.cross_entropy(
+            theirs(torch.from_numpy(x)), torch.from_numpy(labels)
+        )
+        optimizer_torch.zero_grad()
+        loss_torch.backward()
+        optimizer_torch.step()
+        assert abs(loss - loss_torch.item()) < 1e-10
