@@ -60,7 +60,8 @@ LINKS = """() => {
     const name = decodeURIComponent(a.hash.slice(1));
     const place = document.getElementById(name);
     const head = "h1:not(.part), h2, h3, h4, h5, h6, .eqno, p, dt, figcaption";
-    return [name, words(place.querySelector(head) || place)];
+    const text = place.matches(head) ? place : place.querySelector(head);
+    return [name, words(text || place)];
   });
 }"""
 

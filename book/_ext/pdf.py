@@ -200,6 +200,11 @@ def article(site: Path, chapter: Chapter, page: BeautifulSoup) -> Tag:
     for line in body.select("p"):
         if line.get_text().rstrip().endswith(":"):
             line["data-leads"] = ""
+    # A section may begin at the foot of the page before its heading's.
+    for heading in body.select("section[id] > :is(h1, h2, h3, h4, h5)"):
+        if heading.parent is not None and "id" not in heading.attrs:
+            heading["id"] = heading.parent["id"]
+            del heading.parent["id"]
     seen: set[str] = set()
     for element in body.select("[id]"):
         anchor = str(element["id"])
@@ -272,8 +277,8 @@ def contents(bodies: dict[Chapter, Tag]) -> Iterator[str]:
             for link in title.select("a"):
                 link.unwrap()
             key, kind = chapter.key(), "chapter"
-            if heading.name == "h2" and heading.parent is not None:
-                key, kind = str(heading.parent["id"]), "section"
+            if heading.name == "h2":
+                key, kind = str(heading["id"]), "section"
             yield (
                 f'<p class="{kind}"><a href="#{key}">'
                 f"<span>{title.decode_contents()}</span>"
