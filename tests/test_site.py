@@ -259,7 +259,6 @@ def test_page_in_a_browser(visit: Visit, server: str, path: str) -> None:
     assert visit.troubles == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_keeps_nobody_out(visit: Visit, server: str, path: str) -> None:
     visit.open(server, path)
@@ -300,7 +299,6 @@ def plain(visit: Visit) -> Iterator[Visit]:
     page.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_page_without_scripts_from_a_folder(plain: Visit, path: str) -> None:
     plain.troubles.clear()
