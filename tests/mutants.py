@@ -4,7 +4,7 @@
 
 mutmut makes each mutant: a + that becomes a -, a default that becomes another,
 an argument that is left out. It runs the module's own tests against each one;
-what survives them meets the other tests of the module, one mutant at a time.
+what survives them meets the other tests of the module.
 A mutant that survives is a line that no test holds, or it changes nothing that
 matters. The latter are in tests/survivors.toml, each with its reason; one that
 is not in there is an error. So is a score below 95 %.
@@ -92,20 +92,27 @@ def copy(module: str) -> Path:
             if name.endswith((".py", ".md", ".toml")):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, place / name)
+    return place
+
+
+def attack(place: Path, module: str, files: list[str]) -> dict[str, int]:
+    """How each mutant ends that these test files have not noticed yet."""
     chosen = [
         "[tool.mutmut]",
         f'only_mutate = ["cnn/{module}.py"]',
-        f"pytest_add_cli_args_test_selection = {tests_of(module)[:1]}",
+        f"pytest_add_cli_args_test_selection = {files}",
     ]
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     settings = settings.replace("[tool.mutmut]", "\n".join(chosen))
     (place / "pyproject.toml").write_text(settings, encoding="utf-8")
-    return place
-
-
-def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
-    """Test all mutants; how many ended how, and those that survived."""
-    place = copy(module)
+    meta = place / "mutants" / "cnn" / f"{module}.py.meta"
+    if meta.exists():  # the tests are others, or better by now
+        state = json.loads(meta.read_text(encoding="utf-8"))
+        for name, code in state["exit_code_by_key"].items():
+            if KINDS.get(code) not in NOTICED:
+                state["exit_code_by_key"][name] = None
+        meta.write_text(json.dumps(state), encoding="utf-8")
+        (place / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     environment = os.environ | {
         "HYPOTHESIS_PROFILE": "mutants",
         "CNN_DATASET": "digits",
@@ -113,16 +120,7 @@ def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a mutant takes 0.1 s
     }
     cores = str(joblib.cpu_count())
-    made = place / "mutants"
-    meta = made / "cnn" / f"{module}.py.meta"
-    if meta.exists():  # the tests may be better by now: once more
-        state = json.loads(meta.read_text(encoding="utf-8"))
-        for name, code in state["exit_code_by_key"].items():
-            if KINDS.get(code) not in NOTICED:
-                state["exit_code_by_key"][name] = None
-        meta.write_text(json.dumps(state), encoding="utf-8")
-        (made / "mutmut-stats.json").unlink(missing_ok=True)
-    with open(place / "log", "w", encoding="utf-8") as log:
+    with open(place / "log", "a", encoding="utf-8") as log:
         done = subprocess.run(
             [sys.executable, "-m", "mutmut", "run", "--max-children", cores],
             cwd=place,
@@ -134,10 +132,17 @@ def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
     if done.returncode:
         sys.exit(f"mutmut failed at {module}: see {place / 'log'}")
     state = json.loads(meta.read_text(encoding="utf-8"))
-    ends = state["exit_code_by_key"]
-    for name in [n for n in ends if KINDS.get(ends[n]) in MISSED]:
-        ends[name] = meet_the_others(module, name, made, environment)
-        meta.write_text(json.dumps(state), encoding="utf-8")
+    ends: dict[str, int] = state["exit_code_by_key"]
+    return ends
+
+
+def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
+    """Test all mutants; how many ended how, and those that survived."""
+    place = copy(module)
+    own, *others = tests_of(module)
+    ends = attack(place, module, [own])
+    if others and any(KINDS.get(end) in MISSED for end in ends.values()):
+        ends = attack(place, module, others)
     ended = Counter(KINDS.get(code, "other") for code in ends.values())
     alive = [n for n in ends if KINDS.get(ends[n]) not in NOTICED]
     shown = subprocess.run(
@@ -157,28 +162,6 @@ def run(module: str) -> tuple[Counter[str], list[dict[str, str]]]:
         }
         for name, diff in zip(alive, diffs, strict=True)
     ]
-
-
-def meet_the_others(
-    module: str, name: str, made: Path, environment: dict[str, str]
-) -> int:
-    """The exit code of what tests the module besides its own file."""
-    others = tests_of(module)[1:]
-    if not others:
-        return 0
-    settings = (made / "pyproject.toml").read_text(encoding="utf-8")
-    options = tomllib.loads(settings)["tool"]["mutmut"]["pytest_add_cli_args"]
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", *options, *others],
-            cwd=made,
-            env=environment | {"MUTANT_UNDER_TEST": name},
-            capture_output=True,
-            check=False,
-            timeout=600,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return 36
 
 
 def score(ended: Counter[str]) -> float:

@@ -152,6 +152,11 @@ def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
     np.testing.assert_array_equal(back, x)
 
 
+def test_flatten_names_itself():
+    with pytest.raises(ValueError, match="^Flatten was given x of shape"):
+        Flatten().forward(np.zeros(()))
+
+
 def test_an_image_is_flattened_the_same_alone_and_in_a_batch():
     x = from_chwn(np.arange(24.0).reshape(1, 2, 3, 4))
     for n in range(len(x)):

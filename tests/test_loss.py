@@ -14,7 +14,7 @@ from cnn import (
     relative_error,
     softmax,
 )
-from cnn.loss import log_softmax
+from cnn.loss import check_labels, log_softmax
 
 
 @st.composite
@@ -159,6 +159,13 @@ def test_dtype_is_kept_and_arguments_are_not_changed():
 def test_bad_input_is_refused(function, shape, labels, given_expected_way_out):
     with pytest.raises(ValueError, match=given_expected_way_out):
         function(np.zeros(shape), np.array(labels))
+
+
+def test_no_image_has_no_label():
+    for none in ([], np.zeros(0, np.int64)):
+        assert check_labels("f", none, 0, 1).shape == (0,)
+        with pytest.raises(ValueError, match="from 0 to 0; expected"):
+            check_labels("f", none, 2, 1)
 
 
 def test_the_loss_object_is_the_two_functions():
