@@ -153,7 +153,7 @@ def test_flatten_agrees_with_pytorch_in_either_memory_format(shape, last):
 
 
 def test_flatten_names_itself():
-    with pytest.raises(ValueError, match="^Flatten was given x of shape"):
+    with pytest.raises(ValueError, match=r"^Flatten was given x of shape"):
         Flatten().forward(np.zeros(()))
 
 
