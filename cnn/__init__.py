@@ -36,6 +36,7 @@ from cnn.training import evaluate, predict, train, train_step
 
 if TYPE_CHECKING:
     from cnn.back.files import load_dataset
+    from cnn.beyond.adam import Adam, AdamW, Nesterov, RMSprop
     from cnn.beyond.augmentation import distort
     from cnn.beyond.averaging import ExponentialMovingAverage
     from cnn.beyond.batch_norm import (
@@ -54,11 +55,15 @@ if TYPE_CHECKING:
 
 # What the upper floor offers: each name with its module.
 UPSTAIRS = {
+    "Adam": "cnn.beyond.adam",
+    "AdamW": "cnn.beyond.adam",
     "BatchNorm2d": "cnn.beyond.batch_norm",
     "DistributedStep": "cnn.beyond.workers",
     "Dropout": "cnn.beyond.dropout",
     "ExponentialMovingAverage": "cnn.beyond.averaging",
+    "Nesterov": "cnn.beyond.adam",
     "ParallelStep": "cnn.beyond.parallel",
+    "RMSprop": "cnn.beyond.adam",
     "batch_norm": "cnn.beyond.batch_norm",
     "batch_norm_backward": "cnn.beyond.batch_norm",
     "distort": "cnn.beyond.augmentation",
@@ -80,6 +85,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "BatchNorm2d",
     "Buffer",
     "Conv2d",
@@ -93,8 +100,10 @@ __all__ = [
     "Layer",
     "Linear",
     "MaxPool2d",
+    "Nesterov",
     "ParallelStep",
     "Parameter",
+    "RMSprop",
     "ReLU",
     "Sequential",
     "accuracy",
