@@ -310,6 +310,7 @@ CALLS = {
 # What takes no arrays, or takes them in an object that was looked at.
 WITHOUT = {
     *("SGD", "Function", "Layer", "EpochMetrics", "ExponentialMovingAverage"),
+    *("Nesterov", "RMSprop", "Adam", "AdamW"),
     *("initialize", "he_std", "xavier_std", "cosine_schedule", "train"),
     *("load_arrays", "load_dataset", "run_experiment"),
     *("keep_freed_memory", "open_workers"),
