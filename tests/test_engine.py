@@ -192,7 +192,7 @@ def test_twenty_steps_with_momentum_and_decay(
         const losses = given.labels.map((labels, step) => {
           const x = given.x.data.subarray(step * 486, (step + 1) * 486);
           const logits = network.forward(cnn.array([6, 1, 9, 9], x));
-          network.backward_parameters(
+          network.backward(
             cnn.cross_entropy_backward(logits, labels));
           optimizer.step();
           return cnn.cross_entropy(logits, labels);

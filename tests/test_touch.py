@@ -298,6 +298,25 @@ LUCK = {
     "fresh": np.array([0.52, 0.66, 0.7, 0.78, 0.81, 0.8, 0.8]),
     **{"gaps": np.arange(7) / 200, "splits": 2000},
 }
+# What is done to each, for a look at other states than the first.
+MOVES: dict[str, list[tuple[Any, ...]]] = {
+    "pencil": [("choose", "2"), ("choose", "="), ("press", "d2", "Enter")],
+    "windows": [("slide", "H", 28), ("slide", "p", 3), ("slide", "k", 7)],
+    "pooling": [("slide", "k", 4), ("slide", "p", 2), ("choose", "each")],
+    "step": [("slide", "h", -12), ("choose", "1/x"), ("choose", "float32")],
+    "logits": [("press", "times", "Enter", "Enter"), ("choose", "naive")],
+    "bowl": [("slide", "eta", 0.24), ("slide", "lambda", 20)],
+    "digit": [("press", "p3", "Enter"), ("press", "maps2", "ArrowUp")],
+    "broken": [("press", "layer0", "Enter"), ("press", "check", "Enter")],
+    "start": [
+        *(("slide", "depth", 40), ("slide", "sigma", 1)),
+        *(("slide", "sigma", -3), ("choose", "drawn"), ("choose", "He")),
+    ],
+    "luck": [
+        *(("slide", "m", 11), ("slide", "n", 0)),
+        *(("choose", "epochs of a run"), ("slide", "epoch", 1)),
+    ],
+}
 ALL = {
     "pencil": {**PENCIL, "g": G},
     "windows": WINDOWS,
@@ -334,6 +353,28 @@ def test_the_still_figure_stays_where_the_other_cannot_start(
     assert len(figure.errors) == 1
 
 
+def test_all_figures_together_are_light() -> None:
+    """What moves in the whole book is at most 150 KB."""
+    files = [
+        ASSETS / "cnn.js",
+        *ASSETS.glob("touch*.*"),
+        *ASSETS.glob("touch/*"),
+    ]
+    sizes = {file.name: file.stat().st_size for file in files}
+    assert len(sizes) >= 3 + len(ALL)
+    assert sum(sizes.values()) <= 150_000, sizes
+
+
+# What is cut at the edge of its picture, but for the dots of a walk.
+CUT = """() => [...document.querySelectorAll(
+  ".touch svg :is(text, rect), .touch-plot circle")].filter(e => {
+    const [mine, whole] = [e, e.ownerSVGElement].map(
+      e => e.getBoundingClientRect());
+    return mine.left < whole.left - 2 || mine.right > whole.right + 2
+      || mine.top < whole.top - 2 || mine.bottom > whole.bottom + 2;
+  }).map(e => e.outerHTML.slice(0, 120))"""
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1200])
@@ -342,7 +383,13 @@ def test_each_figure_fits_and_can_be_read(
 ) -> None:
     figure = open_figure(name, width, theme, reduced=True, **ALL[name])
     page = figure.page
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    for move, *given in [("said",), *MOVES[name]]:
+        getattr(figure, move)(*given)
+        assert page.evaluate(CUT) == []
+        wide = page.evaluate("document.scrollingElement.scrollWidth")
+        assert wide <= width, (move, given)
+    assert figure.errors == []
+    page.reload()
     small = page.evaluate(
         """() => [...document.querySelectorAll(
           ".touch :is([tabindex], button, label)")]
@@ -1186,13 +1233,12 @@ def test_broken_by_keys(open_figure: Open) -> None:
 
 
 def dice(seed: int, count: int) -> np.ndarray:
-    """The normal numbers of touch.dice."""
-    state, even = 10**9 + 7919 * seed, []
-    for _ in range(2 * count):
-        state = 48271 * state % (2**31 - 1)
-        even.append(state / (2**31 - 1))
-    u, v = np.array(even).reshape(-1, 2).T
-    normal: np.ndarray = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+    """The normal numbers of touch.dice, as figures seed them."""
+    a, c = np.uint32(1664525), np.uint32(1013904223)
+    powers = np.cumprod(np.full(12 * count, a), dtype=np.uint32)
+    sums = np.cumsum(np.append(np.uint32(1), powers[:-1]), dtype=np.uint32)
+    states = powers * np.uint32(7919 * seed) + c * sums  # modulo 2**32
+    normal: np.ndarray = (states / 2**32).reshape(count, 12).sum(axis=1) - 6
     return normal
 
 

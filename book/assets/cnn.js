@@ -7,7 +7,22 @@
 
 const cnn = (() => {
   const product = (shape) => shape.reduce((size, n) => size * n, 1);
-  const array = (shape, data = new Float64Array(product(shape))) => ({ shape, data });
+  const array = (shape, data = room(product(shape))) => ({ shape, data });
+
+  /* Numbers that start as 0. Fresh memory is slower than the sums that go into it: what
+     f makes within briefly(f) lies where the next briefly(f) puts its own. */
+  let [memory, used] = [new Float64Array(0), Infinity];
+  function room(size) {
+    if (used + size > memory.length) return new Float64Array(size);
+    return memory.subarray(used, used += size).fill(0);
+  }
+  function briefly(f) {
+    if (!memory.length) memory = new Float64Array(2 ** 17);
+    used = 0;
+    f();
+    used = Infinity;
+  }
+
   const zeros_like = (x) => array(x.shape);
   function map(x, f) {
     const y = zeros_like(x);
@@ -16,7 +31,7 @@ const cnn = (() => {
   }
   const check = (holds, message) => { if (!holds) throw new Error(message); };
 
-  /* --- Windows ------------------------------------------------------------- */
+  /* --- Windows --- */
   const pair = (size) => (Array.isArray(size) ? size : [size, size]);
   // How many windows fit, down and across: floor((H + 2p - k) / s) + 1.
   function output_size(input_size, kernel_size, stride = 1, padding = 0) {
@@ -27,134 +42,127 @@ const cnn = (() => {
     return size;
   }
 
-  /* What all windows read, as runs along the rows: [place, from, to, count, ...] for
-     each place (u, v) in the window, in reading order. Output number to + j reads the
-     input's number from + j * step there, for j < count. The frame is never built:
-     places in it are left out. */
-  function strided_slices([height, width], kernel_size, size, stride, padding) {
-    const [[down, step], [top, left]] = [pair(stride), pair(padding)];
-    const [kernel, runs] = [pair(kernel_size), []];
-    for (let place = 0; place < product(kernel); place++) {
-      const [u, v] = [Math.floor(place / kernel[1]), place % kernel[1]];
-      const first = Math.max(0, Math.ceil((left - v) / step));
-      const end = Math.min(size[1], Math.floor((width - 1 + left - v) / step) + 1);
-      for (let i = 0; i < size[0] && first < end; i++) {
-        const from = (i * down + u - top) * width + first * step + v - left;
-        if (from >= 0 && from < height * width)
-          runs.push(place, from, i * size[1] + first, end - first);
-      }
-    }
-    return Int32Array.from(runs);
+  /* What each window reads: reads[p * D + d] is where in an image of shape (C, H, W)
+     window p has its place d, of D = C k k; in the frame, which is never built, -1. */
+  const known = new Map();
+  function reads([channels, height, width], kernel_size, stride, padding) {
+    const key = JSON.stringify([channels, height, width, kernel_size, stride, padding]);
+    if (known.has(key)) return known.get(key);
+    const size = output_size([height, width], kernel_size, stride, padding);
+    const [k, s, p] = [pair(kernel_size), pair(stride), pair(padding)];
+    const places = channels * product(k);
+    known.set(key, Int32Array.from({ length: product(size) * places }, (_, a) => {
+      const [window, place] = [Math.floor(a / places), a % places];
+      const row = Math.floor(window / size[1]) * s[0] + Math.floor(place / k[1]) % k[0] - p[0];
+      const column = window % size[1] * s[1] + place % k[1] - p[1];
+      if (row < 0 || row >= height || column < 0 || column >= width) return -1;
+      return (Math.floor(place / product(k)) * height + row) * width + column;
+    }));
+    return known.get(key);
   }
 
-  /* --- Convolution --------------------------------------------------------- */
+  // The sum of a[i + k] b[j + k], and a[i + k] += factor b[j + k], k < count.
+  function dot(a, i, b, j, count) {
+    let sum = 0;
+    for (let k = 0; k < count; k++) sum += a[i + k] * b[j + k];
+    return sum;
+  }
+  function add(a, i, factor, b, j = 0, count = b.length) {
+    for (let k = 0; k < count; k++) a[i + k] += factor * b[j + k];
+  }
+
+  /* --- Convolution --- */
   // (N, C, H, W), (F, C, k, k), (F,) -> (N, F, H', W').
   function conv2d(x, weight, bias, stride = 1, padding = 0) {
     const [[n, channels, ...image], [filters, depth, ...kernel]] = [x.shape, weight.shape];
     check(channels === depth, `conv2d was given ${channels} channels, not ${depth}`);
-    const size = output_size(image, kernel, stride, padding);
-    const [y, windows] = [array([n, filters, ...size]), product(size)];
-    for (let m = 0; m < n * filters; m++)
-      y.data.fill(bias.data[m % filters], m * windows, (m + 1) * windows);
-    const [xs, ws, ys] = [x.data, weight.data, y.data];
-    meet(x, weight, y, stride, padding, (w, a, b, count, step) => {
-      const value = ws[w];
-      for (const end = b + count; b < end; b++, a += step) ys[b] += value * xs[a];
-    });
+    const y = array([n, filters, ...output_size(image, kernel, stride, padding)]);
+    const table = reads(x.shape.slice(1), kernel, stride, padding);
+    const [xs, ws, ys, bs] = [x.data, weight.data, y.data, bias.data];
+    const [size, places] = [xs.length / n, ws.length / filters];
+    const [windows, patch] = [table.length / places, new Float64Array(places)];
+    for (let m = 0; m < n; m++)
+      for (let p = 0; p < windows; p++) {
+        for (let d = 0; d < places; d++) {
+          const a = table[p * places + d];
+          patch[d] = a < 0 ? 0 : xs[m * size + a];
+        }
+        for (let f = 0; f < filters; f++)
+          ys[(m * filters + f) * windows + p] = bs[f] + dot(ws, f * places, patch, 0, places);
+      }
     return y;
   }
 
-  /* Who meets whom: visit(w, a, b, count, step) says that weight w weighs the input's
-     number a + j * step for the output's number b + j, j < count. Forward and both
-     ways backward are this one loop, and differ in which of the three they sum. */
-  function meet(x, weight, y, stride, padding, visit) {
-    const [[n, filters, ...size], [, channels, ...image]] = [y.shape, x.shape];
-    const [kernel, step] = [weight.shape.slice(2), pair(stride)[1]];
-    const runs = strided_slices(image, kernel, size, stride, padding);
-    for (let m = 0; m < n; m++)
-      for (let f = 0; f < filters; f++)
-        for (let c = 0; c < channels; c++) {
-          const w = (f * channels + c) * product(kernel);
-          const a = (m * channels + c) * product(image);
-          const b = (m * filters + f) * product(size);
-          for (let r = 0; r < runs.length; r += 4)
-            visit(w + runs[r], a + runs[r + 1], b + runs[r + 2], runs[r + 3], step);
-        }
+  /* dL/dx, dL/dw, dL/db: each output's gradient goes to the pixels and the weights that
+     it was made of. Where it is 0, as for most outputs behind pooling, nothing goes. */
+  function conv2d_backward(grad_output, x, weight, stride = 1, padding = 0) {
+    const [n, filters] = grad_output.shape;
+    const grads = [zeros_like(x), zeros_like(weight), array([filters])];
+    const [grad_x, grad_weight, grad_bias] = grads.map((grad) => grad.data);
+    const table = reads(x.shape.slice(1), weight.shape.slice(2), stride, padding);
+    const [xs, ws, gs] = [x.data, weight.data, grad_output.data];
+    const [size, places] = [xs.length / n, ws.length / filters];
+    const windows = table.length / places;
+    for (let b = 0; b < gs.length; b++) {
+      const g = gs[b];
+      if (g === 0) continue;
+      const p = b % windows, map = (b - p) / windows, f = map % filters;
+      const first = (map - f) / filters * size;
+      grad_bias[f] += g;
+      for (let d = 0; d < places; d++) {
+        const a = table[p * places + d];
+        if (a < 0) continue; // the frame
+        grad_x[first + a] += g * ws[f * places + d]; // windows overlap: +=, not =
+        grad_weight[f * places + d] += g * xs[first + a];
+      }
+    }
+    return grads;
   }
 
-  // dL/dw and dL/db: all places where weight and bias were used, summed.
-  function conv2d_grad_parameters(grad_output, x, weight, stride = 1, padding = 0) {
-    const [, filters, rows, columns] = grad_output.shape;
-    const [grad_weight, grad_bias] = [zeros_like(weight), array([filters])];
-    const [xs, ws, g] = [x.data, grad_weight.data, grad_output.data];
-    meet(x, weight, grad_output, stride, padding, (w, a, b, count, step) => {
-      let sum = 0;
-      for (const end = b + count; b < end; b++, a += step) sum += g[b] * xs[a];
-      ws[w] += sum;
-    });
-    for (let b = 0; b < g.length; b++)
-      grad_bias.data[Math.floor(b / (rows * columns)) % filters] += g[b];
-    return [grad_weight, grad_bias];
-  }
-
-  // dL/dx: each output's gradient goes back to the pixels it read.
-  function conv2d_grad_input(grad_output, weight, input_shape, stride = 1, padding = 0) {
-    const grad_x = array(input_shape);
-    const [xs, ws, g] = [grad_x.data, weight.data, grad_output.data];
-    meet(grad_x, weight, grad_output, stride, padding, (w, a, b, count, step) => {
-      const value = ws[w]; // windows overlap: +=, not =
-      for (const end = b + count; b < end; b++, a += step) xs[a] += value * g[b];
-    });
-    return grad_x;
-  }
-
-  const conv2d_backward = (grad_output, x, weight, ...steps) => [
-    conv2d_grad_input(grad_output, weight, x.shape, ...steps),
-    ...conv2d_grad_parameters(grad_output, x, weight, ...steps),
-  ];
-
-  /* --- ReLU, max pooling, linear ------------------------------------------- */
+  /* --- ReLU, max pooling, linear --- */
   // y = max(x, 0); nan stays nan.
   function relu(x) {
-    const y = array(x.shape, x.data.slice());
-    for (let a = 0; a < y.data.length; a++) if (y.data[a] <= 0) y.data[a] = 0;
+    const [y, xs] = [zeros_like(x), x.data];
+    for (let a = 0, ys = y.data; a < xs.length; a++) ys[a] = xs[a] <= 0 ? 0 : xs[a];
     return y;
   }
   function relu_backward(grad_output, x) {
-    const [grad_x, xs] = [array(x.shape, grad_output.data.slice()), x.data];
-    for (let a = 0; a < xs.length; a++) if (!(xs[a] > 0)) grad_x.data[a] *= 0;
+    const [grad_x, xs, g] = [zeros_like(x), x.data, grad_output.data];
+    for (let a = 0, to = grad_x.data; a < xs.length; a++) to[a] = xs[a] > 0 ? g[a] : 0 * g[a];
     return grad_x;
   }
 
-  // Pooling goes map by map, as over images of one channel, for one filter.
-  const alone = ({ shape: [n, channels, ...size] }) => ({ shape: [n * channels, 1, ...size] });
-  const meet_alone = (x, y, kernel_size, ...others) =>
-    meet(alone(x), { shape: [1, 1, ...pair(kernel_size)] }, alone(y), ...others);
-
-  // The largest number of each window: (N, C, H, W) -> (N, C, H', W').
+  // The largest number of each window: (N, C, H, W) -> (N, C, H', W'), map by map.
   function max_pool2d(x, kernel_size, stride = kernel_size, padding = 0) {
     const [[n, channels, ...image], k, p] = [x.shape, pair(kernel_size), pair(padding)];
     check(2 * p[0] <= k[0] && 2 * p[1] <= k[1], `padding ${p} is over half of ${k}`);
     const y = array([n, channels, ...output_size(image, k, stride, p)]);
-    const [xs, ys] = [x.data, y.data.fill(-Infinity)]; // the frame never wins
-    meet_alone(x, y, k, stride, p, (_, a, b, count, step) => {
-      for (const end = b + count; b < end; b++, a += step) ys[b] = Math.max(ys[b], xs[a]);
-    });
+    const table = reads([1, ...image], k, stride, p);
+    const [xs, ys, size, places] = [x.data, y.data, product(image), product(k)];
+    for (let b = 0, t = 0, first = 0; b < ys.length; b++) {
+      let most = -Infinity; // the frame never wins
+      for (const end = t + places; t < end; t++)
+        if (table[t] >= 0) most = Math.max(most, xs[first + table[t]]);
+      ys[b] = most;
+      if (t === table.length) { t = 0; first += size; }
+    }
     return y;
   }
 
   // dL/dx: each window's gradient goes to its first largest number.
   function max_pool2d_backward(grad_output, x, y, kernel_size, stride = kernel_size,
     padding = 0) {
-    const [grad_x, claimed] = [zeros_like(x), new Uint8Array(y.data.length)];
+    const [grad_x, image] = [zeros_like(x), x.shape.slice(2)];
+    const table = reads([1, ...image], pair(kernel_size), stride, pair(padding));
     const [xs, ys, g, grad] = [x, y, grad_output, grad_x].map((held) => held.data);
-    meet_alone(x, y, kernel_size, stride, padding, (_, a, b, count, step) => {
-      for (const end = b + count; b < end; b++, a += step)
-        if (!claimed[b] && xs[a] === ys[b]) {
-          claimed[b] = 1;
-          grad[a] += g[b]; // a pixel collects from all its windows
-        }
-    });
+    const [size, places] = [product(image), product(pair(kernel_size))];
+    for (let b = 0, t = 0, first = 0; b < ys.length; b++) {
+      const end = t + places;
+      while (t < end && !(table[t] >= 0 && xs[first + table[t]] === ys[b])) t++;
+      if (t < end) grad[first + table[t]] += g[b]; // a pixel collects from all its windows
+      t = end;
+      if (t === table.length) { t = 0; first += size; }
+    }
     return grad_x;
   }
 
@@ -162,31 +170,25 @@ const cnn = (() => {
   function linear(x, weight, bias) {
     const [[n, d], m, xs, ws] = [x.shape, weight.shape[0], x.data, weight.data];
     check(d === weight.shape[1], `linear was given ${d} features, not ${weight.shape[1]}`);
-    return map(array([n, m]), (_, b) => {
-      const [row, output] = [Math.floor(b / m), b % m];
-      let sum = bias.data[output];
-      for (let k = 0, a = row * d, w = output * d; k < d; k++) sum += xs[a + k] * ws[w + k];
-      return sum;
-    });
+    return map(array([n, m]), (_, b) =>
+      bias.data[b % m] + dot(xs, Math.floor(b / m) * d, ws, b % m * d, d));
   }
 
   // dL/dx = G W, dL/dW = G^T x, dL/db = the sum of G over the batch.
   function linear_backward(grad_output, x, weight) {
-    const [d, m, xs, ws] = [x.shape[1], weight.shape[0], x.data, weight.data];
+    const [d, m] = [x.shape[1], weight.shape[0]];
     const grads = [zeros_like(x), zeros_like(weight), array([m])];
     const [grad_x, grad_weight, grad_bias] = grads.map((grad) => grad.data);
     grad_output.data.forEach((g, b) => {
-      const [row, output] = [Math.floor(b / m), b % m];
+      const [row, output] = [Math.floor(b / m) * d, b % m];
       grad_bias[output] += g;
-      for (let k = 0; k < d; k++) {
-        grad_x[row * d + k] += g * ws[output * d + k];
-        grad_weight[output * d + k] += g * xs[row * d + k];
-      }
+      add(grad_x, row, g, weight.data, output * d, d);
+      add(grad_weight, output * d, g, x.data, row, d);
     });
     return grads;
   }
 
-  /* --- The loss ------------------------------------------------------------ */
+  /* --- The loss --- */
   // log p = (z - m) - log(sum(exp(z - m))) in each row, m = max(z).
   function log_softmax(logits) {
     const [log_p, classes] = [zeros_like(logits), logits.shape[1]];
@@ -213,12 +215,11 @@ const cnn = (() => {
     return map(grad, (v) => v / n);
   }
 
-  /* --- Layers: forward(x), backward(dL/dy), and what is trained ------------- */
+  /* --- Layers: forward(x), backward(dL/dy), and what is trained --- */
   const parameter = (...shape) => ({ value: array(shape), grad: array(shape) });
 
   class Layer {
     parameters() { return Object.values(this).filter((held) => held?.grad); }
-    backward_parameters(g) { this.backward(g); }
   }
 
   class Conv2d extends Layer {
@@ -232,12 +233,9 @@ const cnn = (() => {
       return conv2d(this.x = x, this.weight.value, this.bias.value, ...this.steps);
     }
     backward(g) {
-      this.backward_parameters(g);
-      return conv2d_grad_input(g, this.weight.value, this.x.shape, ...this.steps);
-    }
-    backward_parameters(g) {
-      [this.weight.grad, this.bias.grad] =
-        conv2d_grad_parameters(g, this.x, this.weight.value, ...this.steps);
+      const [grad_x, ...grads] = conv2d_backward(g, this.x, this.weight.value, ...this.steps);
+      [this.weight.grad, this.bias.grad] = grads;
+      return grad_x;
     }
   }
   class ReLU extends Layer {
@@ -272,10 +270,6 @@ const cnn = (() => {
     parameters() { return this.layers.flatMap((layer) => layer.parameters()); }
     forward(x) { return this.layers.reduce((y, layer) => layer.forward(y), x); }
     backward(g) { return this.layers.reduceRight((h, layer) => layer.backward(h), g); }
-    backward_parameters(g) { // of the images nobody needs the gradient
-      const [first, ...others] = this.layers;
-      first.backward_parameters(others.reduceRight((h, layer) => layer.backward(h), g));
-    }
   }
 
   // v <- momentum * v + (grad + weight_decay * w);  w <- w - lr * v.
@@ -294,7 +288,8 @@ const cnn = (() => {
     }
   }
 
-  return { array, output_size, conv2d, conv2d_backward, relu, relu_backward, max_pool2d,
-    max_pool2d_backward, linear, linear_backward, log_softmax, softmax, cross_entropy,
-    cross_entropy_backward, Conv2d, ReLU, MaxPool2d, Flatten, Linear, Sequential, SGD };
+  return { array, briefly, add, output_size, conv2d, conv2d_backward, relu, relu_backward,
+    max_pool2d, max_pool2d_backward, linear, linear_backward, log_softmax, softmax,
+    cross_entropy, cross_entropy_backward, Conv2d, ReLU, MaxPool2d, Flatten, Linear,
+    Sequential, SGD };
 })();

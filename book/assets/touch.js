@@ -2,21 +2,22 @@
    themselves anew when their state changes, and are moved by pointer and keys.
 
    A figure is a file touch/NAME.js that calls touch.figure("NAME", start). Its
-   start(board, values) builds on `board`; only when it has come to its end
-   without an error does the still figure give way. */
+   start(board, values) has board(state) give it its controls, and draws a picture;
+   only when that has come to its end without an error does the still figure give way. */
 
 "use strict";
 
 const touch = (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const DRAWN = new Set(["svg", "g", "path", "line", "circle", "rect", "text", "tspan",
-    "polyline", "polygon", "ellipse"]);
   const ARRAYS = {
     float32: Float32Array, float64: Float64Array, uint8: Uint8Array,
     int8: Int8Array, int16: Int16Array, int32: Int32Array,
   };
 
-  /* --- What the page carries ------------------------------------------------ */
+  const range = (count) => [...Array(count).keys()];
+  const clip = (value, least, most) => Math.max(least, Math.min(most, value));
+
+  /* --- What the page carries --- */
 
   // An array is { shape, data }, as in cnn.js; see cnn/back/touch.py. One that was
   // deflated is a promise of it.
@@ -34,48 +35,53 @@ const touch = (() => {
       const still = script.closest(".cell_output")?.querySelector("figure");
       const caption = still?.querySelector("figcaption");
       if (!caption) continue;
-      const board = document.createElement("div");
-      board.className = `touch touch-${name}`;
-      board.setAttribute("role", "group");
-      board.setAttribute("aria-label", "What can be moved");
+      const element = document.createElement("div");
+      element.className = `touch touch-${name}`;
+      element.setAttribute("role", "group");
+      element.setAttribute("aria-label", "What can be moved");
       try {
         const { hint, values } = JSON.parse(script.textContent, unpack);
         for (const [key, held] of Object.entries(values))
           if ([held].flat().some((one) => one instanceof Promise)) // others start at once
             values[key] = await (Array.isArray(held) ? Promise.all(held) : held);
-        listen(board);
-        still.insertBefore(board, caption);
-        start(board, values);
+        still.insertBefore(element, caption);
+        start((state) => board(element, state), values);
         still.classList.add("touched");
-        render(caption, [...caption.childNodes, h("p", { class: "touch-hint" },
+        render(caption, [...caption.childNodes, h("p.hint", {},
           h("b", {}, "Try it. "), hint)]);
       } catch (error) {
-        board.remove(); // the still one stays
+        element.remove(); // the still one stays
         console.error(error);
       }
     }
   }
 
-  /* --- Drawing: say what should be there, and the page is made so ------------- */
+  /* --- Drawing: say what should be there, and the page is made so --- */
 
-  /* Attributes go to the element as they are, but for:
+  /* h("div.plots", attributes, ...children) is a div of the class touch-plots. Attributes
+     go to the element as they are, but for:
      key      names the element among its siblings, from one drawing to the next
      group    arrow keys lead from one of a group to the next
      spin     { value, set, min, max, step, name }: a number that can be dragged
      pick     what Enter, a click or a tap does
      on       { event: function }
      paint    called with the element after it has its attributes: for a canvas */
-  const h = (tag, props = {}, ...children) => ({ tag, props, children: children.flat(9) });
+  function h(name, { class: more, ...props } = {}, ...children) {
+    const [tag, ...kinds] = name.split(".");
+    if (kinds.length || more)
+      props.class = [...kinds.map((kind) => `touch-${kind}`), more].join(" ").trim();
+    return { tag, props, children: children.flat(9) };
+  }
 
   function render(parent, children) {
     const focus = document.activeElement;
     const old = new Map([...parent.childNodes].map((node) => [node.touchKey, node]));
-    children.flat(9).filter((child) => child !== null && child !== undefined
-      && child !== false).forEach((child, place) => {
+    const there = children.flat(9).filter((child) => (child ?? false) !== false);
+    there.forEach((child, place) => {
       let node = child;
       if (!(child instanceof Node)) {
         const key = child.props?.key ?? `${child.tag ?? "text"} ${place}`;
-        node = old.get(key) ?? make(child);
+        node = old.get(key) ?? make(child.tag, parent);
         node.touchKey = key;
         old.delete(key);
         update(node, child);
@@ -87,11 +93,11 @@ const touch = (() => {
     if (focus !== document.activeElement && parent.contains(focus)) focus.focus();
   }
 
-  function make(child) {
-    if (!child.tag) return document.createTextNode("");
-    return DRAWN.has(child.tag)
-      ? document.createElementNS(SVG, child.tag) : document.createElement(child.tag);
-  }
+  const make = (tag, parent) => (tag
+    ? document.createElementNS(tag === "svg" ? SVG : parent.namespaceURI, tag)
+    : document.createTextNode(""));
+
+  const native = (node) => node.tagName === "BUTTON"; // it has its own role and keys
 
   function update(node, child) {
     if (!child.tag) {
@@ -106,15 +112,14 @@ const touch = (() => {
       role: "spinbutton", "aria-label": `${spin.name} = ${spin.text ?? show(spin.value)}`,
       "aria-valuenow": spin.value, "aria-valuemin": spin.min, "aria-valuemax": spin.max,
     });
-    else if (pick && node.tagName !== "BUTTON") attributes.role ??= "button";
-    if ((spin || pick) && node.tagName !== "BUTTON")
+    else if (pick && !native(node)) attributes.role ??= "button";
+    if ((spin || pick) && !native(node))
       attributes.tabindex = node.getAttribute("tabindex") ?? (group === undefined ? 0 : -1);
     for (const name of node.getAttributeNames())
       if (!(name in attributes)) node.removeAttribute(name);
     for (const [name, value] of Object.entries(attributes)) {
       if (name === "checked" || name === "value") node[name] = value;
-      else if (value === null || value === undefined || value === false)
-        node.removeAttribute(name);
+      else if ((value ?? false) === false) node.removeAttribute(name);
       else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
     }
     for (const [name, act] of Object.entries(on ?? {})) node[`on${name}`] = act;
@@ -123,9 +128,9 @@ const touch = (() => {
   }
 
   // One of each group is reached by Tab: the last that was used, or the first.
-  function rove(board) {
+  function rove(element) {
     const groups = new Map();
-    for (const e of board.querySelectorAll("[data-group][tabindex]"))
+    for (const e of element.querySelectorAll("[data-group][tabindex]"))
       groups.set(e.dataset.group, [...(groups.get(e.dataset.group) ?? []), e]);
     for (const all of groups.values()) {
       const stop = all.find((e) => e === document.activeElement)
@@ -134,29 +139,95 @@ const touch = (() => {
     }
   }
 
-  /* --- Pointer and keys --------------------------------------------------------- */
+  /* --- The board of a figure --- */
+
+  let boards = 0;
+
+  /* The board whose numbers are `state`, and what changes them. draw(picture) shows what
+     picture() returns, now and after each change: parts; sum, some arithmetic; words,
+     which say for screen readers, and for all, what is seen; and controls. */
+  function board(element, state) {
+    const id = boards++; // tells the radio buttons of two boards apart
+    let picture = null;
+    function redraw() {
+      const { parts, sum: line, words, controls } = picture();
+      render(element, [
+        h("div", {}, parts, line && h("p.sum", {}, line)),
+        h("p.said", { "aria-live": "polite" }, words),
+        h("div.controls", {}, controls)]);
+      rove(element);
+    }
+    function draw(what) {
+      picture = what;
+      redraw();
+    }
+    listen(element);
+    // Canvases keep their colours when the page turns dark; so they are drawn again.
+    new MutationObserver(redraw).observe(document.documentElement,
+      { attributes: true, attributeFilter: ["data-theme"] });
+
+    // A change, and then a new picture; for a number of the state, by its name.
+    const act = (change) => (...given) => { change(...given); redraw(); };
+    const set = (name) => act((value) => { state[name] = value; });
+
+    const button = (key, text, change, more) =>
+      h("button", { key, ...more, pick: act(change) }, text);
+
+    // One of several, as radio buttons: options are [value, text] or values.
+    const choice = (name, legend, options, take = set(name), chosen = state[name]) =>
+      h("fieldset.choice", { key: `${name}-${id}` }, h("legend", {}, legend),
+        options.map((option) => (Array.isArray(option) ? option : [option, option]))
+          .map(([value, text]) => h("label", { key: `${name}-${id}-${value}` },
+            h("input", { type: "radio", name: `touch-${name}-${id}`, value: String(value),
+              checked: value === chosen, on: { change: () => take(value) } }),
+            h("span", {}, text))));
+
+    // A number on a scale: label and number stand before it.
+    const slider = (name, label, { min, max, step: size = 1, value = state[name],
+      text = show(value), take = set(name) }) =>
+      h("label.slider", { key: `${name}-${id}` }, h("span", {}, label),
+        h("output", {}, text), h("input", { type: "range", min, max, step: size,
+          value: String(value), name: `${name}-${id}`, "aria-valuetext": text,
+          on: { input: (event) => take(Number(event.target.value)) } }));
+
+    return { element, draw, redraw, act, set, button, choice, slider };
+  }
+
+  /* The number that was last used, with a button for less and one for more: for
+     those who can neither drag nor press keys. */
+  const stepper = ({ name, value, set, min, max, step: size = 1, text = show(value) }) =>
+    h("span.stepper", { key: "stepper" },
+      h("button", { key: "less", "aria-label": `${name}: less`,
+        disabled: value <= min ? "" : null, pick: () => set(Math.max(min, value - size)) },
+      "\u2212"),
+      h("span", {}, `${name} = ${text}`),
+      h("button", { key: "more", "aria-label": `${name}: more`,
+        disabled: value >= max ? "" : null, pick: () => set(Math.min(max, value + size)) },
+      "+"));
+
+  /* --- Pointer and keys --- */
 
   function step(node, by) {
     const { value, set, min, max, step: size = 1 } = node.touchDo.spin;
-    const next = Math.min(max, Math.max(min, value + by * size));
+    const next = clip(value + by * size, min, max);
     if (next !== value) set(next);
   }
 
   const PIXELS = 14; // of dragging, for one step
 
-  function listen(board) {
+  function listen(element) {
     let drag = null;
-    const at = (event) => {
-      const node = event.target.closest?.("[data-key]");
-      return node?.touchDo && board.contains(node) ? node : null;
+    const at = ({ target: node }) => {
+      while (node && !node.touchDo?.spin && !node.touchDo?.pick) node = node.parentElement;
+      return node;
     };
-    board.addEventListener("pointerdown", (event) => {
+    element.addEventListener("pointerdown", (event) => {
       const node = at(event);
       if (!node?.touchDo.spin || event.button) return;
       drag = { node, from: event.clientX - event.clientY };
       node.setPointerCapture(event.pointerId);
     });
-    board.addEventListener("pointermove", (event) => {
+    element.addEventListener("pointermove", (event) => {
       if (!drag) return;
       const by = Math.trunc((event.clientX - event.clientY - drag.from) / PIXELS);
       if (!by) return;
@@ -164,47 +235,65 @@ const touch = (() => {
       step(drag.node, by);
     });
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
-      board.addEventListener(end, () => { drag = null; });
-    board.addEventListener("click", (event) => at(event)?.touchDo.pick?.());
-    board.addEventListener("focusin", () => rove(board));
-    board.addEventListener("keydown", (event) => {
+      element.addEventListener(end, () => { drag = null; });
+    element.addEventListener("click", (event) => at(event)?.touchDo.pick?.());
+    element.addEventListener("focusin", () => rove(element));
+    element.addEventListener("keydown", (event) => {
       const node = at(event);
       if (!node || event.altKey || event.ctrlKey || event.metaKey) return;
-      if (keys(node, event.key, board)) event.preventDefault();
+      if (keys(node, event.key, element)) event.preventDefault();
     });
   }
 
   // Returns whether the key was ours.
-  function keys(node, key, board) {
+  function keys(node, key, element) {
     const { spin, pick } = node.touchDo;
     const by = { ArrowUp: 1, ArrowDown: -1, PageUp: 5, PageDown: -5 }[key];
     if (spin && by) return step(node, by), true;
     if (spin && (key === "Home" || key === "End"))
       return spin.set(key === "Home" ? spin.min : spin.max), true;
-    if ((key === "Enter" || key === " ") && pick && node.tagName !== "BUTTON")
+    if ((key === "Enter" || key === " ") && pick && !native(node))
       return pick(), true;
     const along = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[key];
     if (!along || !node.dataset.group) return false;
-    const all = [...board.querySelectorAll(`[data-group="${node.dataset.group}"]`)];
+    const all = [...element.querySelectorAll(`[data-group="${node.dataset.group}"]`)];
     all[all.indexOf(node) + along]?.focus();
     return true;
   }
 
-  /* --- Parts that figures are made of -------------------------------------------- */
+  // Where an arrow key leads: [rows, columns]; another key leads nowhere.
+  function arrow(event) {
+    const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
+      ArrowRight: [0, 1] }[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey) return null;
+    event.preventDefault();
+    return by;
+  }
+
+  // Where a pointer is on what listens: [down, across], in shares of its size.
+  function place({ currentTarget, clientX, clientY }) {
+    const { top, left, width, height } = currentTarget.getBoundingClientRect();
+    return [(clientY - top) / height, (clientX - left) / width];
+  }
+
+  /* --- Numbers as text --- */
 
   const show = (value) => String(value).replace("-", "\u2212");
+  // So many places, and 0.00 instead of −0.00.
+  const fixed = (value, places) => show(value.toFixed(places).replace(/^-(0\.?0*)$/, "$1"));
   const up = (n) => String(n).replace("-", "\u207b").replace(/\d/g, (d) =>
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d]);
+  const sub = (n) => String(n).replace(/\d/g, (d) => String.fromCharCode(0x2080 + Number(d)));
   // 1.2·10⁻⁹, from 1.2e-9.
   function power(value, places = 1) {
     if (value === 0 || !Number.isFinite(value)) return show(value).replace("Infinity", "inf");
     const [digits, exponent] = value.toExponential(places).split("e");
     return `${show(digits)}\u00b710${up(Number(exponent))}`;
   }
-  const sub = (value) => String(value).replace(/\d/g, (d) => "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089"[d]);
 
+  const letter = (name) => h("i", {}, name);
   // A number in the colour of what it is: x, w, y or g.
-  const number = (kind, value) => h("b", { class: `touch-${kind}` }, show(value));
+  const number = (kind, value, key) => h(`b.${kind}`, { key }, show(value));
   // The same as a factor: 2 or (−2).
   const factor = (kind, value) => (value < 0 ? ["(", number(kind, value), ")"]
     : number(kind, value));
@@ -215,98 +304,91 @@ const touch = (() => {
     k === 0 ? null : value < 0 ? " − " : " + ",
     number(a, k ? Math.abs(value) : value), "·", factor(b, other)]);
 
-  /* The number that was last used, with a button for less and one for more: for
-     those who can neither drag nor press keys. */
-  const stepper = ({ name, value, set, min, max, step: size = 1, text = show(value) }) =>
-    h("span", { key: "stepper", class: "touch-stepper" },
-      h("button", { key: "less", type: "button", "aria-label": `${name}: less`,
-        disabled: value <= min ? "" : null, pick: () => set(Math.max(min, value - size)) },
-      "\u2212"),
-      h("span", { key: "now" }, `${name} = ${text}`),
-      h("button", { key: "more", type: "button", "aria-label": `${name}: more`,
-        disabled: value >= max ? "" : null, pick: () => set(Math.min(max, value + size)) },
-      "+"));
-
-  /* Normal numbers by dice that fall alike each time: a small generator of even ones
-     (Park and Miller's), and two of them for a normal one (Box and Muller's way). */
-  function dice(seed) {
-    let state = 1e9 + 7919 * seed;
-    const even = () => { state = 48271 * state % 2147483647; return state / 2147483647; };
-    return () => Math.sqrt(-2 * Math.log(even())) * Math.cos(2 * Math.PI * even());
+  /* Dice that fall alike each time, here and in Python: the chapter "Train it yourself"
+     derives them. The state is a number of 32 bits. */
+  function dice(state) {
+    const uniform = () => {
+      state = (Math.imul(1664525, state) + 1013904223) >>> 0;
+      return state / 2 ** 32;
+    };
+    // Twelve throws, less their mean: nearly normal, variance 1, and exact.
+    const normal = () => {
+      let total = -6;
+      for (let k = 0; k < 12; k++) total += uniform();
+      return total;
+    };
+    return { uniform, normal };
   }
 
-  let boards = 0;
+  /* --- Plots and pictures --- */
 
-  // One of several, as radio buttons: options are [value, text] or values.
-  const choice = (id, legend, options, chosen, set) =>
-    h("fieldset", { key: id, class: "touch-choice" }, h("legend", {}, legend),
-      options.map((option) => (Array.isArray(option) ? option : [option, option]))
-        .map(([value, text]) => h("label", { key: `${id}-${value}` },
-          h("input", { type: "radio", name: `touch-${id}`, checked: value === chosen,
-            value: String(value), on: { change: () => set(value) } }),
-          h("span", {}, text))));
+  const path = (kind, d, key = kind) => h(`path.${kind}`, { key, d });
 
-  // A number on a scale: label and number stand before it.
-  const slider = (id, name, { value, set, min, max, step: size = 1, text = show(value) }) =>
-    h("label", { key: id, class: "touch-slider" }, h("span", {}, name),
-      h("output", {}, text),
-      h("input", { type: "range", min, max, step: size, value: String(value), name: id,
-        "aria-valuetext": text, on: { input: (event) => set(Number(event.target.value)) } }));
+  // A plot, 320 wide; the label says what is seen on it.
+  const plot = (key, label, height, parts, more) => h("svg.plot", { key, role: "img",
+    viewBox: `0 0 320 ${height}`, "aria-label": label, ...more }, parts);
+  const mark = (x, y, text, kind = "end") => h("text", { x, y, class: kind }, text);
+  const curve = (key, kind, points) => h("polyline.curve", { key, class: kind,
+    points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") });
+  const dot = (key, [cx, cy], r, kind = "") =>
+    h("circle.dot", { key, class: kind, cx, cy, r });
+  // The place of a number from low to high on a line; what is beyond stays at its ends.
+  const scale = (low, high, from, to) => (value) =>
+    from + (clip(value, low, high) - low) / (high - low) * (to - from);
 
   /* A picture of rows x columns cells, in which one is picked: by a click, by sliding,
      or with the arrow keys; with hover, by pointing at it. What it shows begins at
      [top, left] and is so many cells high, and wide. */
   function field(key, { name, rows, columns, at, set, view, hover }, ...parts) {
-    const [top, left, side, across = side] = view;
-    const clip = (value, most) => Math.max(0, Math.min(most - 1, value));
+    const [top, left, tall, wide = tall] = view;
+    const pick = (row, column) => set(clip(row, 0, rows - 1), clip(column, 0, columns - 1));
     const point = (event) => {
       if (event.type === "pointermove" && !event.buttons && !hover) return;
-      const box = event.currentTarget.getBoundingClientRect();
-      set(clip(Math.floor(top + (event.clientY - box.top) / box.height * side), rows),
-        clip(Math.floor(left + (event.clientX - box.left) / box.width * across), columns));
+      const [down, across] = place(event);
+      pick(Math.floor(top + down * tall), Math.floor(left + across * wide));
     };
-    const key_down = (event) => {
-      const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
-        ArrowRight: [0, 1] }[event.key];
-      if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault();
-      const [row, column] = at ?? [0, 0];
-      set(...(at ? [clip(row + by[0], rows), clip(column + by[1], columns)] : [0, 0]));
+    const keydown = (event) => {
+      const by = arrow(event);
+      if (by) pick(...(at ? [at[0] + by[0], at[1] + by[1]] : [0, 0]));
     };
-    return h("svg", { key, class: "touch-field", role: "application", tabindex: 0,
-      "aria-label": name, viewBox: `${left} ${top} ${across} ${side}`,
-      style: `aspect-ratio:${across}/${side}`,
-      on: { pointerdown: point, pointermove: point, keydown: key_down } }, parts);
+    return h("svg.field", { key, role: "application", tabindex: 0,
+      "aria-label": name, viewBox: `${left} ${top} ${wide} ${tall}`,
+      style: `aspect-ratio:${wide}/${tall}`,
+      on: { pointerdown: point, pointermove: point, keydown } }, parts);
   }
 
   // The path of some cells: [row, column], ...
   const squares = (cells) => cells.map(([r, c]) => `M${c} ${r}h1v1h-1z`).join("");
+  // Where a cell stands on a grid.
+  const at = (row, column) => `grid-row:${row};grid-column:${column}`;
 
-  /* Draws what `picture(id)` returns now, and again at each call of the function that
-     it returns: parts, then words, which say for screen readers, and for all, what is
-     seen, and controls. The id tells the radio buttons of two figures apart. */
-  function draw(board, picture) {
-    const id = boards++;
-    const [stage, said, controls] = ["div", "p", "div"].map((tag, k) => {
-      const part = document.createElement(tag);
-      part.className = ["touch-stage", "touch-said", "touch-controls"][k];
-      return part;
-    });
-    said.setAttribute("aria-live", "polite");
-    board.append(stage, said, controls);
-    const redraw = () => {
-      const now = picture(id);
-      render(stage, now.parts);
-      render(said, [now.words].flat());
-      render(controls, now.controls);
-      rove(board);
-    };
-    redraw();
-    return redraw;
+  const colours = new Map(); // red, green and blue of each, in each theme
+  function colour(name) {
+    const root = document.documentElement;
+    const key = name + root.dataset.theme;
+    if (!colours.has(key)) colours.set(key, getComputedStyle(root).getPropertyValue(name)
+      .match(/\w\w/g).map((hex) => parseInt(hex, 16)));
+    return colours.get(key);
   }
 
+  /* Numbers as pixels, so many in a row: the larger, as a share of the limit, the more of
+     a colour; below 0 it is blue. Only another array, or theme, is painted. */
+  const pixels = (key, data, width, limit, over, more) => h("canvas.map", { key, width,
+    height: data.length / width, ...more, paint: (canvas) => {
+      const [under, above] = ["--touch-x", over].map(colour);
+      if (canvas.touchShown?.data === data && canvas.touchShown.above === above) return;
+      canvas.touchShown = { data, above };
+      const pen = canvas.getContext("2d");
+      const image = pen.createImageData(width, data.length / width);
+      data.forEach((v, a) => {
+        image.data.set(v < 0 ? under : above, 4 * a);
+        image.data[4 * a + 3] = 255 * Math.abs(v) / (limit || 1);
+      });
+      pen.putImageData(image, 0, 0);
+    } });
+
   return {
-    figure, h, draw, show, sub, up, power, dice, number, sum, stepper, choice, slider,
-    field, squares,
+    figure, h, range, clip, show, fixed, sub, up, power, letter, number, sum, dice, stepper,
+    arrow, place, path, plot, mark, curve, dot, scale, field, squares, at, pixels,
   };
 })();

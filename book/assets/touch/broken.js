@@ -5,25 +5,22 @@
 "use strict";
 
 touch.figure("broken", (board, values) => {
-  const { h, power } = touch;
+  const { h, power, range, path, curve } = touch;
   const { errors, losses, names, kinds } = values;
   const [count, steps] = losses.shape;
-  const layers = [...Array(count).keys()];
+  const layers = range(count);
   const state = { picked: new Set(), checked: false, hasty: false };
+  const { draw, act, button } = board(state);
   const WRONG = 1e-4; // above this error a gradient is wrong
 
-  // Means over as many losses as the chapter's curves are: [step, loss].
-  const curves = layers.map((k) => {
-    const loss = losses.data.subarray(k * steps, (k + 1) * steps);
-    const points = [];
-    for (let t = values.over; t <= steps; t++)
-      points.push([t, loss.subarray(t - values.over, t).reduce((sum, v) => sum + v, 0) / values.over]);
-    return points;
-  });
-  const top = Math.max(...curves.map(([[, first]]) => first));
-  const line = curves.map((points) => points.map(([t, v]) =>
-    `${((t - values.over) / (steps - values.over) * 150).toFixed(1)},${(78 - v / top * 74).toFixed(1)}`).join(" "));
-  const ends = curves.map((points) => points.at(-1)[1]);
+  // Means over as many losses as the chapter's curves are.
+  const means = layers.map((k) => range(steps - values.over + 1).map((t) =>
+    losses.data.subarray(k * steps + t, k * steps + t + values.over)
+      .reduce((sum, v) => sum + v, 0) / values.over));
+  const top = Math.max(...means.map(([first]) => first));
+  const line = means.map((loss) => loss.map((v, t) =>
+    [t / (loss.length - 1) * 150, 78 - v / top * 74]));
+  const ends = means.map((loss) => loss.at(-1));
   const error = (k) => [...errors.data.subarray(k * kinds.length, (k + 1) * kinds.length)];
   const broken = (k) => Math.max(...error(k)) > WRONG;
 
@@ -33,37 +30,31 @@ touch.figure("broken", (board, values) => {
   function card(k) {
     const [picked, { checked }] = [state.picked.has(k), state];
     const kind = !checked ? (picked ? "picked" : "") : broken(k) ? "wrong" : "right";
-    return h("div", { key: `layer${k}`, group: checked ? null : "layer",
-      class: `touch-suspect ${kind}`, "aria-pressed": checked ? null : String(picked),
-      pick: checked ? null : () => {
+    return h("div.suspect", { key: `layer${k}`, group: checked ? null : "layer",
+      class: kind, "aria-pressed": checked ? null : String(picked),
+      pick: checked ? null : act(() => {
         if (!state.picked.delete(k)) state.picked.add(k);
         state.hasty = false;
-        redraw();
-      } },
+      }) },
     h("svg", { viewBox: "0 0 150 80", "aria-hidden": "true" },
-      h("path", { class: "touch-axes", d: "M.5 2V78.5H150" }),
-      layers.filter((other) => other !== k).map((other) =>
-        h("polyline", { class: "touch-curve thin pale", points: line[other] })),
-      h("polyline", { key: "own", class: `touch-curve own ${kind}`, points: line[k] })),
-    h("span", { class: "touch-suspect-name" }, h("b", {}, String(k + 1)),
-      checked ? ` ${names[k]}` : ` ends at ${ends[k].toFixed(3)}`),
-    checked ? [h("span", { key: `verdict${k}`, class: "touch-verdict", "data-key": `verdict${k}` },
-      verdict(k)),
-    kinds.map((name, a) => h("span", { class: "touch-error" }, `${name} `,
-      h("b", { key: `e${k}${name}`, class: error(k)[a] > WRONG ? "touch-g" : "" },
-        power(error(k)[a], 0))))]
-      : h("span", { class: "touch-verdict" }, picked ? "broken?" : "\u00a0"));
+      path("axes", "M.5 2V78.5H150"),
+      layers.filter((other) => other !== k).map((other) => curve(`${other}`, "thin pale", line[other])),
+      curve("own", `own ${kind}`, line[k])),
+    h("span", {}, h("b", {}, k + 1), checked ? ` ${names[k]}` : ` ends at ${ends[k].toFixed(3)}`),
+    h("span.verdict", { key: `verdict${k}` },
+      checked ? verdict(k) : picked ? "broken?" : "\u00a0"),
+    checked && kinds.map((name, a) => h("span.error", {}, `${name} `,
+      h(error(k)[a] > WRONG ? "b.g" : "b", { key: `e${k}${name}` },
+        power(error(k)[a], 0)))));
   }
 
-  const list = (all) => all.length;
   function sum() {
-    const wrong = layers.filter(broken);
-    if (!state.checked) return ["picked ", h("b", { key: "picked" }, String(state.picked.size)),
-      ` of ${count}`];
-    const found = list(wrong.filter((k) => state.picked.has(k)));
-    return ["your eye: ", h("b", { key: "found" }, String(found)), ` of ${wrong.length} found, `,
-      h("b", { key: "accused" }, String(state.picked.size - found)), " accused wrongly; ",
-      `the errors: ${wrong.length} of ${wrong.length}`];
+    const [wrong, picked] = [layers.filter(broken), state.picked.size];
+    const told = (key, value) => h("b", { key }, value);
+    if (!state.checked) return ["picked ", told("picked", picked), ` of ${count}`];
+    const found = wrong.filter((k) => state.picked.has(k)).length;
+    return ["your eye: ", told("found", found), ` of ${wrong.length} found, `,
+      told("accused", picked - found), ` accused wrongly; the errors: ${wrong.length} of ${wrong.length}`];
   }
 
   function words() {
@@ -75,22 +66,15 @@ touch.figure("broken", (board, values) => {
       + "Right errors lie near 10\u207b\u00b9\u2070, wrong ones far above.";
   }
 
-  function picture() {
-    return {
-      parts: [
-        h("div", { key: "suspects", class: "touch-suspects", role: "group",
-          "aria-label": "Layers, and the loss of a network with each" }, layers.map(card)),
-        h("p", { key: "sum", class: "touch-sum" }, sum()),
-      ],
-      words: words(),
-      controls: [h("button", { key: "check", type: "button", pick: () => {
-        if (state.checked) Object.assign(state, { picked: new Set(), checked: false });
-        else if (state.picked.size) state.checked = true;
-        else state.hasty = true;
-        redraw();
-      } }, state.checked ? "guess again" : "check gradients")],
-    };
-  }
-
-  const redraw = touch.draw(board, picture);
+  draw(() => ({
+    parts: h("div.suspects", { role: "group",
+      "aria-label": "Layers, and the loss of a network with each" }, layers.map(card)),
+    sum: sum(),
+    words: words(),
+    controls: button("check", state.checked ? "guess again" : "check gradients", () => {
+      if (state.checked) Object.assign(state, { picked: new Set(), checked: false });
+      else if (state.picked.size) state.checked = true;
+      else state.hasty = true;
+    }),
+  }));
 });

@@ -5,27 +5,30 @@
 "use strict";
 
 touch.figure("digit", (board, values) => {
-  const { h, show, sum, number } = touch;
-  const [count, , side] = values.images.shape;
+  const { h, show, sum, number, range, clip, arrow, place, at } = touch;
+  const [, , side] = values.images.shape;
   const { parameters, mean, std, names, labels, white } = values;
   const FINE = 8; // a pixel of an image is drawn as 8 x 8 of a fine one
   const float64 = ({ shape, data }) => cnn.array(shape, Float64Array.from(data));
   const [filters, , kernel] = parameters[0].shape;
   const [padding, pool] = [values.padding ?? 0, values.pool ?? [2, 2]]; // pool: size, stride
-  const MAPS = 8; // as many are shown
+  const shown = Math.min(8, filters); // as many of its maps
   const network = new cnn.Sequential(new cnn.Conv2d(1, filters, kernel, 1, padding),
     new cnn.ReLU(), new cnn.MaxPool2d(...pool), new cnn.Flatten(),
     new cnn.Linear(parameters[2].shape[1], names.length));
   network.parameters().forEach((held, k) => { held.value = float64(parameters[k]); });
   const state = { which: 0, strokes: [], shift: [0, 0], cell: null };
+  const { draw, act, button } = board(state);
   const WHAT = ["convolution", "ReLU", "max pooling"];
+  const shelf = labels.map((_, k) => values.images.data.subarray(k * side * side, (k + 1) * side * side));
+  const lay = (which) => Object.assign(state, { which, strokes: [], shift: [0, 0] });
 
-  /* --- From strokes to pixels ---------------------------------------------------- */
+  /* --- From strokes to pixels --- */
 
   // Shares of ink, 0..1, of lines of one width whose points are in pixels.
   function ink(strokes) {
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = side * FINE;
+    const long = side * FINE;
+    const canvas = Object.assign(document.createElement("canvas"), { width: long, height: long });
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     Object.assign(pen, { lineCap: "round", lineJoin: "round", lineWidth: values.pen * FINE });
     for (const points of strokes) {
@@ -34,13 +37,10 @@ touch.figure("digit", (board, values) => {
       pen.lineTo(points.at(-1)[0] * FINE + 0.01, points.at(-1)[1] * FINE);
       pen.stroke();
     }
-    const { data } = pen.getImageData(0, 0, side * FINE, side * FINE);
+    const { data } = pen.getImageData(0, 0, long, long);
     const shares = new Float64Array(side * side);
-    for (let a = 0; a < (side * FINE) ** 2; a++) {
-      const [row, column] = [Math.floor(a / (side * FINE)), a % (side * FINE)];
-      shares[Math.floor(row / FINE) * side + Math.floor(column / FINE)]
-        += data[4 * a + 3] / 255 / FINE ** 2;
-    }
+    for (let a = 0; a < long ** 2; a++)
+      shares[Math.floor(a / long / FINE) * side + Math.floor(a % long / FINE)] += data[4 * a + 3] / 255 / FINE ** 2;
     return shares;
   }
 
@@ -52,25 +52,24 @@ touch.figure("digit", (board, values) => {
     const size = [0, 1].map((k) => Math.max(...all.map((point) => point[k])) - low[k]);
     const scale = (values.box - values.pen) / Math.max(...size, 1e-3);
     let shift = size.map((length, k) => side / 2 - (low[k] + length / 2) * scale);
-    const move = () => strokes.map((points) => points.map((point) =>
-      point.map((v, k) => v * scale + shift[k])));
-    if (!values.by_mass) return ink(move());
-    const shares = ink(move());
-    const mass = shares.reduce((sum, v) => sum + v, 0);
-    const middle = [0, 1].map((k) => shares.reduce((sum, v, a) =>
-      sum + v * ((k ? Math.floor(a / side) : a % side) + 0.5), 0) / mass);
+    const move = () => ink(strokes.map((points) => points.map((point) =>
+      point.map((v, k) => v * scale + shift[k]))));
+    const shares = move();
+    if (!values.by_mass) return shares;
+    const mass = shares.reduce((total, v) => total + v, 0);
+    const middle = [0, 1].map((k) => shares.reduce((total, v, a) =>
+      total + v * ((k ? Math.floor(a / side) : a % side) + 0.5), 0) / mass);
     shift = shift.map((v, k) => v + side / 2 - middle[k]);
-    return ink(move());
+    return move();
   }
 
   // What the network is given, 0..white: moved by whole pixels, with black from outside.
   function pixels() {
     const base = state.strokes.length ? fit(state.strokes).map((v) => Math.round(white * v))
-      : state.which === null ? new Float64Array(side * side)
-        : values.images.data.slice(state.which * side * side, (state.which + 1) * side * side);
-    return Float64Array.from(base, (_, a) => {
+      : shelf[state.which] ?? [];
+    return Float64Array.from({ length: side * side }, (_, a) => {
       const [row, column] = [Math.floor(a / side) - state.shift[0], a % side - state.shift[1]];
-      return row >= 0 && row < side && column >= 0 && column < side ? base[row * side + column] : 0;
+      return (row >= 0 && row < side && column >= 0 && column < side && base[row * side + column]) || 0;
     });
   }
 
@@ -78,199 +77,154 @@ touch.figure("digit", (board, values) => {
     const seen = pixels();
     let x = cnn.array([1, 1, side, side], seen.map((v) => (v - mean) / std));
     const arrays = network.layers.map((layer) => { x = layer.forward(x); return x; });
-    const logits = arrays.at(-1);
-    return { seen, arrays, logits: logits.data, p: cnn.softmax(logits).data };
+    return { seen, arrays, logits: x.data, p: cnn.softmax(x).data };
   }
 
-  /* --- Drawing --------------------------------------------------------------------- */
+  /* --- Drawing --- */
 
-  const colour = (name) => getComputedStyle(board).getPropertyValue(name).trim();
-  // Numbers as pixels, zero transparent: below it blue, above it vermilion, or ink.
-  function paint_onto(canvas, data, limit, over) {
-    const pen = canvas.getContext("2d");
-    const [under, width] = [colour("--touch-x"), canvas.width];
-    pen.clearRect(0, 0, width, canvas.height);
-    data.forEach((value, a) => {
-      pen.globalAlpha = Math.min(1, Math.abs(value) / (limit || 1));
-      pen.fillStyle = value < 0 ? under : over;
-      pen.fillRect(a % width, Math.floor(a / width), 1, 1);
-    });
-  }
-  const ink_onto = (canvas, data) => paint_onto(canvas, data, white, colour("--book-ink"));
-  const map = (key, data, width, limit, label, inked = false, number_of = null) => h("canvas", { key, width,
-    height: data.length / width, class: "touch-map", role: "img", "aria-label": label, "data-map": number_of,
-    paint: (canvas) => paint_onto(canvas, data, limit, colour(inked ? "--book-ink" : "--touch-g")) });
+  const map = (key, data, width, limit, label, over, more) => touch.pixels(key, data, width, limit, over,
+    { role: "img", "aria-label": label, ...more });
+
+  // One map of an array: its numbers.
+  const one = ({ shape: [, , rows, columns], data }, c) =>
+    data.subarray(c * rows * columns, (c + 1) * rows * columns);
+
+  // The cells of a window that has its corner at [top, left].
+  const window_of = (size, top, left) => range(size ** 2).map((a) =>
+    [top + Math.floor(a / size), left + a % size]);
 
   /* What was picked, { layer, map, row, column }, and the cells that it was made of:
-     [array, map, row, column, rows, columns], the image being array -1. */
+     [array, map, row, column, size], the image being array -1. */
   function trail({ arrays }) {
     if (!state.cell || state.cell.layer === 3) return [];
     let { layer, map: c, row, column } = state.cell;
-    const marks = [[layer, c, row, column, 1, 1]];
+    const marks = [[layer, c, row, column, 1]];
     if (layer === 2) {
-      const { shape: [, , , columns], data } = cells(arrays[1], c);
-      const [top, left] = [row * pool[1], column * pool[1]];
-      marks.push([1, c, top, left, pool[0], pool[0]]);
-      let best = -Infinity;
-      for (let a = 0; a < pool[0] ** 2; a++) {
-        const [r, q] = [top + Math.floor(a / pool[0]), left + a % pool[0]];
-        if (data[r * columns + q] > best) [best, row, column] = [data[r * columns + q], r, q];
-      }
+      const [data, columns] = [one(arrays[1], c), arrays[1].shape[3]];
+      const cells = window_of(pool[0], row * pool[1], column * pool[1]);
+      marks.push([1, c, ...cells[0], pool[0]]);
+      [row, column] = cells.reduce((best, [r, q]) =>
+        (data[r * columns + q] > data[best[0] * columns + best[1]] ? [r, q] : best));
     }
-    if (layer) marks.push([0, c, row, column, 1, 1]);
-    marks.push([-1, 0, row - padding, column - padding, kernel, kernel]);
-    return marks;
-  }
-
-  function cells({ shape, data }, c) {
-    const size = shape[2] * shape[3];
-    return { shape: [1, 1, shape[2], shape[3]], data: data.subarray(c * size, (c + 1) * size) };
+    if (layer) marks.push([0, c, row, column, 1]);
+    return [...marks, [-1, 0, row - padding, column - padding, kernel]];
   }
 
   // The marks that lie on one map of an array, as shares of its sides.
   const marked = (marks, layer, c, rows, columns) => marks.filter((m) => m[0] === layer && m[1] === c)
-    .map(([, , row, column, tall, wide], k) => {
+    .map(([, , row, column, size]) => {
       const [top, left] = [Math.max(0, row), Math.max(0, column)];
-      const [bottom, right] = [Math.min(rows, row + tall), Math.min(columns, column + wide)];
-      return h("i", { key: `mark${k}`, class: "touch-mark", style: `top:${100 * top / rows}%;left:${
+      const [bottom, right] = [Math.min(rows, row + size), Math.min(columns, column + size)];
+      return h("i.mark", { style: `top:${100 * top / rows}%;left:${
         100 * left / columns}%;height:${100 * (bottom - top) / rows}%;width:${100 * (right - left) / columns}%` });
     });
 
   function maps(layer, array, marks) {
     const [, channels, rows, columns] = array.shape;
     const limit = array.data.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-    const count = Math.min(MAPS, channels);
-    const pick = (map, row, column) => {
-      const clip = (v, most) => Math.max(0, Math.min(most - 1, v));
-      state.cell = { layer, map: clip(map, count), row: clip(row, rows), column: clip(column, columns) };
-      redraw();
+    const pick = act((c, row, column) => {
+      state.cell = { layer, map: c, row: clip(row, 0, rows - 1), column: clip(column, 0, columns - 1) };
+    });
+    const now = state.cell?.layer === layer ? state.cell : null;
+    const keydown = (event) => {
+      const by = arrow(event);
+      if (!by) return;
+      if (!now) return pick(0, 0, 0);
+      const over = now.column + by[1]; // over the edge lies the next map
+      const next = now.map + (over < 0 ? -1 : over >= columns ? 1 : 0);
+      if (next === now.map || next < 0 || next >= shown) pick(now.map, now.row + by[0], over);
+      else pick(next, now.row, over < 0 ? columns - 1 : 0);
     };
-    const at = state.cell?.layer === layer ? state.cell : null;
-    return [h("p", { key: `name ${layer}`, class: "touch-step-name" },
-      `${WHAT[layer]} \u2192 ${channels} \u00d7 ${rows} \u00d7 ${columns}`,
-      channels > count ? `, ${count} of them` : ""),
-    h("div", { key: `maps${layer}`, class: "touch-maps", role: "application", tabindex: 0,
-      "aria-label": `${WHAT[layer]}: arrow keys pick a number`, on: {
+    return [h("p.step-name", {}, `${WHAT[layer]} \u2192 ${channels} \u00d7 ${rows} \u00d7 ${columns}`,
+      channels > shown ? `, ${shown} of them` : ""),
+    h("div.maps", { key: `maps${layer}`, role: "application", tabindex: 0,
+      "aria-label": `${WHAT[layer]}: arrow keys pick a number`, on: { keydown } },
+    range(shown).map((c) => h("div.map-box", {},
+      map(`map${layer} ${c}`, one(array, c), columns, limit, `${WHAT[layer]}, map ${c}`, "--touch-g", { on: {
         pointerdown: (event) => {
-          const canvas = event.target.closest(".touch-map-box")?.firstChild;
-          if (!canvas) return;
-          const box = canvas.getBoundingClientRect();
-          pick(Number(canvas.dataset.map), Math.floor((event.clientY - box.top) / box.height * rows),
-            Math.floor((event.clientX - box.left) / box.width * columns));
-        },
-        keydown: (event) => {
-          const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-          if (event.altKey || event.ctrlKey || event.metaKey || !by) return;
-          event.preventDefault();
-          if (!at) return pick(0, 0, 0);
-          const over = at.column + by[1]; // over the edge lies the next map
-          const next = at.map + (over < 0 ? -1 : over >= columns ? 1 : 0);
-          if (next === at.map || next < 0 || next >= count) pick(at.map, at.row + by[0], over);
-          else pick(next, at.row, over < 0 ? columns - 1 : 0);
-        },
-      } }, [...Array(count).keys()].map((c) => h("div", { key: `box${c}`, class: "touch-map-box" },
-      map(`map${layer} ${c}`, cells(array, c).data, columns, limit, `${WHAT[layer]}, map ${c}`, false, c),
+          const [down, across] = place(event);
+          pick(c, Math.floor(down * rows), Math.floor(across * columns));
+        } } }),
       marked(marks, layer, c, rows, columns))))];
   }
 
   // The arithmetic of what was picked, in numbers of two places.
-  const two = (v) => Number(v.toFixed(2));
+  const two = (kind, v) => number(kind, Number(v.toFixed(2)));
+  const signed = (kind, v) => [v < 0 ? " \u2212 " : " + ", two(kind, Math.abs(v))];
   function made({ arrays, seen }) {
     if (!state.cell) return ["Pick a number of any array, or a bar: what was it made of?"];
     const { layer, map: c, row, column } = state.cell;
     const [weight, bias, full, ends] = network.parameters().map((held) => held.value.data);
+    const end = (value) => number("y", value.toFixed(3), "made");
     if (layer === 3) { // a logit: what each map adds
       const size = full.length / names.length / filters;
-      const parts = [...Array(filters).keys()].map((m) => {
-        let total = 0;
-        for (let a = m * size; a < (m + 1) * size; a++) total += full[c * size * filters + a] * arrays[3].data[a];
-        return total;
-      });
-      const order = [...parts.keys()].sort((a, b) => Math.abs(parts[b]) - Math.abs(parts[a])).slice(0, 3);
+      const parts = range(filters).map((m) => range(size).reduce((total, a) => total
+        + full[(c * filters + m) * size + a] * arrays[3].data[m * size + a], 0));
+      const order = range(filters).sort((a, b) => Math.abs(parts[b]) - Math.abs(parts[a])).slice(0, 3);
       const rest = parts.reduce((all, v, m) => all + (order.includes(m) ? 0 : v), 0);
-      const shown = filters <= MAPS ? parts.map((v, m) => [`map ${m}`, v])
+      const told = filters <= shown ? parts.map((v, m) => [`map ${m}`, v])
         : [...order.map((m) => [`map ${m}`, parts[m]]), [`${filters - 3} others`, rest]];
-      return [`logit of ${names[c]}: bias `, number("w", two(ends[c])), shown.map(([text, v]) =>
-        [v < 0 ? " \u2212 " : " + ", number("y", two(Math.abs(v))), ` (${text})`]), " = ",
-      h("b", { key: "made", class: "touch-y", "data-key": "made" }, show(arrays[4].data[c].toFixed(3)))];
+      return [`logit of ${names[c]}: bias `, two("w", ends[c]), told.map(([text, v]) =>
+        [signed("y", v), ` (${text})`]), " = ", end(arrays[4].data[c])];
     }
-    const value = cells(arrays[layer], c).data[row * arrays[layer].shape[3] + column];
-    const end = h("b", { key: "made", class: "touch-y", "data-key": "made" }, show(value.toFixed(3)));
-    const before = layer && cells(arrays[layer - 1], c).data;
-    if (layer === 1) return ["max(", number("y", two(before[row * arrays[0].shape[3] + column])), ", 0) = ", end];
-    if (layer === 2) return ["max(", [...Array(pool[0] ** 2).keys()].map((a) => [a ? ", " : "", number("y",
-      two(before[(row * pool[1] + Math.floor(a / pool[0])) * arrays[1].shape[3] + column * pool[1] + a % pool[0]]))]),
-    ") = ", end];
-    const terms = [...Array(kernel ** 2).keys()].map((a) => {
-      const [r, q] = [row + Math.floor(a / kernel) - padding, column + a % kernel - padding];
+    const value = end(one(arrays[layer], c)[row * arrays[layer].shape[3] + column]);
+    if (layer) { // the largest of a window, or of one number and 0
+      const [before, columns] = [one(arrays[layer - 1], c), arrays[layer - 1].shape[3]];
+      const [size, step] = layer === 1 ? [1, 1] : pool;
+      const told = window_of(size, row * step, column * step).map(([r, q], k) =>
+        [k ? ", " : "", two("y", before[r * columns + q])]);
+      return ["max(", told, layer === 1 ? ", 0) = " : ") = ", value];
+    }
+    const products = window_of(kernel, row - padding, column - padding).map(([r, q], a) => {
       const inside = r >= 0 && r < side && q >= 0 && q < side;
-      return ["w", two(weight[c * kernel ** 2 + a]), "x", inside ? two((seen[r * side + q] - mean) / std) : 0];
+      const pixel = inside ? (seen[r * side + q] - mean) / std : 0;
+      return ["w", Number(weight[c * kernel ** 2 + a].toFixed(2)), "x", Number(pixel.toFixed(2))];
     });
-    return [kernel > 3 ? [`${terms.length} products, and the bias `] : [sum(terms), bias[c] < 0 ? " \u2212 " : " + "],
-      number("w", two(kernel > 3 ? bias[c] : Math.abs(bias[c]))), kernel > 3 ? ": " : " = ", end];
+    return kernel > 3 ? [`${products.length} products, and the bias `, two("w", bias[c]), ": ", value]
+      : [sum(products), signed("w", bias[c]), " = ", value];
   }
 
-  // The images that can be put onto the pad. Each is drawn once, for each theme.
-  const shelf = () => h("div", { key: "shelf", class: "touch-shelf", role: "group", "aria-label": "Images" },
-    labels.map((label, k) => h("canvas", { key: `image${k}`, group: "image", width: side, height: side,
-      class: "touch-map touch-thumb", "aria-label": `image ${k + 1}, a ${names[label]}`,
-      "aria-pressed": String(state.which === k),
-      pick: () => { Object.assign(state, { strokes: [], shift: [0, 0], which: k }); redraw(); },
-      paint: (canvas) => {
-        const { theme } = document.documentElement.dataset;
-        if (canvas.touchTheme === theme) return;
-        canvas.touchTheme = theme;
-        ink_onto(canvas, values.images.data.subarray(k * side * side, (k + 1) * side * side));
-      } })));
+  // The images that can be put onto the pad.
+  const images = () => h("div.shelf", { role: "group", "aria-label": "Images" },
+    shelf.map((data, k) => touch.pixels(`image${k}`, data, side, white, "--book-ink", { group: "image",
+      class: "touch-thumb", "aria-label": `image ${k + 1}, a ${names[labels[k]]}`,
+      "aria-pressed": String(state.which === k), pick: act(() => lay(k)) })));
 
   function save() {
     const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
     const pen = canvas.getContext("2d");
     const image = pen.createImageData(side, side);
-    pixels().forEach((v, a) => image.data.set([0, 1, 2].map(() => Math.round(v * 255 / white)).concat(255), 4 * a));
+    pixels().forEach((v, a) => image.data.fill(Math.round(v * 255 / white), 4 * a, 4 * a + 3).fill(255, 4 * a + 3, 4 * a + 4));
     pen.putImageData(image, 0, 0);
     Object.assign(document.createElement("a"), { href: canvas.toDataURL(), download: "digit.png" }).click();
   }
 
-  const point = (event) => {
-    const box = event.currentTarget.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width * side, (event.clientY - box.top) / box.height * side];
-  };
+  const point = (event) => place(event).reverse().map((v) => v * side);
   let drawing = false;
-  const draw = {
+  const lift = () => { drawing = false; };
+  const drag = {
     pointerdown: (event) => {
       if (event.button) return;
       event.currentTarget.setPointerCapture(event.pointerId);
       drawing = true;
-      Object.assign(state, { which: null, shift: [0, 0] });
-      state.strokes.push([point(event)]);
-      redraw();
+      act(() => Object.assign(state, { which: null, shift: [0, 0], strokes: [...state.strokes, [point(event)]] }))();
     },
-    pointermove: (event) => {
-      if (!drawing) return;
-      state.strokes.at(-1).push(point(event));
-      redraw();
-    },
-    pointerup: () => { drawing = false; },
-    pointercancel: () => { drawing = false; },
+    pointermove: (event) => { if (drawing) act(() => state.strokes.at(-1).push(point(event)))(); },
+    pointerup: lift,
+    pointercancel: lift,
     keydown: (event) => {
-      const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
-        ArrowRight: [0, 1] }[event.key];
-      if (!by) return;
-      event.preventDefault();
-      state.shift = state.shift.map((v, k) => Math.max(-side, Math.min(side, v + by[k])));
-      redraw();
+      const by = arrow(event);
+      if (by) act(() => { state.shift = state.shift.map((v, k) => clip(v + by[k], -side, side)); })();
     },
   };
 
-  const pad = (seen) => h("svg", { key: "pad", class: "touch-pad", role: "application",
-    tabindex: 0, viewBox: `0 0 ${side} ${side}`, on: draw,
+  const pad = (seen) => h("svg.pad", { key: "pad", role: "application",
+    tabindex: 0, viewBox: `0 0 ${side} ${side}`, on: drag,
     "aria-label": "A pad to draw a digit on. Arrow keys move what is on it by a pixel." },
-  state.strokes.length ? state.strokes.map((points, k) => h("polyline", { key: `stroke${k}`,
-    "stroke-width": values.pen * 1.2, class: "touch-stroke",
+  state.strokes.length ? state.strokes.map((points) => h("polyline.stroke", { "stroke-width": values.pen * 1.2,
     points: [...points, points.at(-1).map((v) => v + 0.01)].map((p) => p.join()).join(" ") }))
-    : [...seen].flatMap((v, a) => (v ? [h("rect", { key: `pixel${a}`, class: "touch-ink",
-      x: a % side, y: Math.floor(a / side), width: 1.02, height: 1.02, opacity: v / white })] : [])));
+    : [...seen].flatMap((v, a) => (v ? [h("rect.ink", { x: a % side, y: Math.floor(a / side),
+      width: 1.02, height: 1.02, opacity: v / white })] : [])));
 
   function words({ p, seen }) {
     if (!seen.some((v) => v)) return "Nothing is on the pad, and yet the network names a class.";
@@ -279,47 +233,38 @@ touch.figure("digit", (board, values) => {
     if (state.strokes.length) return said;
     const right = best === labels[state.which];
     return said + (right ? "It is right." : `It is a ${names[labels[state.which]]}.`)
-      + (state.shift.some((v) => v) ? ` Moved by ${state.shift.map((v) => show(v)).join(", ")}.` : "");
+      + (state.shift.some((v) => v) ? ` Moved by ${state.shift.map(show).join(", ")}.` : "");
   }
 
-  function picture() {
+  function bars({ p, logits }) {
+    return h("div.grid.logits-grid", { role: "group", "aria-label": "Probabilities" },
+      names.map((text, k) => {
+        const [share, chosen] = [p[k].toFixed(2).replace(/^0/, ""), state.cell?.layer === 3 && state.cell.map === k];
+        return [h("span.bar", { key: `p${k}`, class: `y ${chosen ? "seen" : ""}`, style: at(1, k + 1),
+          group: "bar", "aria-label": `${text}: ${share}`, "aria-pressed": String(chosen),
+          pick: act(() => { state.cell = { layer: 3, map: k }; }) },
+        h("i", { style: `height:${(100 * p[k]).toFixed(1)}%` }), h("span", {}, share)),
+        h("span.name", { key: `class${k}`, style: at(2, k + 1),
+          title: `logit ${logits[k].toFixed(6)}` }, text)];
+      }));
+  }
+
+  draw(() => {
     const now = compute();
     const marks = trail(now);
-    const at = (row, k) => `grid-row:${row};grid-column:${k + 1}`;
-    const chosen = (k) => state.cell?.layer === 3 && state.cell.map === k;
     return {
       parts: [
-        shelf(),
-        h("div", { key: "pads", class: "touch-pads" }, pad(now.seen),
-          h("div", { key: "seen" }, h("div", { key: "seen box", class: "touch-map-box" },
-            map("seen", now.seen, side, white, "What the network sees", true), marked(marks, -1, 0, side, side)),
-          h("p", { class: "touch-step-name" }, `what it sees, ${side} \u00d7 ${side}`))),
+        images(),
+        h("div.pads", {}, pad(now.seen),
+          h("div", {}, h("div.map-box", { key: "seen box" },
+            map("seen", now.seen, side, white, "What the network sees", "--book-ink"), marked(marks, -1, 0, side, side)),
+          h("p.step-name", {}, `what it sees, ${side} \u00d7 ${side}`))),
         WHAT.map((_, layer) => maps(layer, now.arrays[layer], marks)),
-        h("div", { key: "bars", class: "touch-grid touch-logits-grid", role: "group", "aria-label": "Probabilities" },
-          names.map((text, k) => {
-            const share = now.p[k].toFixed(2).replace(/^0/, "");
-            return [h("span", { key: `p${k}`, class: `touch-bar y ${chosen(k) ? "seen" : ""}`, style: at(1, k),
-              group: "bar", "aria-label": `${text}: ${share}`, "aria-pressed": String(chosen(k)),
-              pick: () => { state.cell = { layer: 3, map: k }; redraw(); } },
-            h("i", { style: `height:${(100 * now.p[k]).toFixed(1)}%` }), h("span", {}, share)),
-            h("span", { key: `class${k}`, class: "touch-name", style: at(2, k),
-              title: `logit ${now.logits[k].toFixed(6)}` }, text)];
-          })),
-        h("p", { key: "sum", class: "touch-sum" }, made(now)),
+        bars(now),
       ],
+      sum: made(now),
       words: words(now),
-      controls: [
-        h("button", { key: "clear", type: "button", pick: () => {
-          Object.assign(state, { which: null, strokes: [], shift: [0, 0] });
-          redraw();
-        } }, "clear"),
-        h("button", { key: "save", type: "button", pick: save }, "save as PNG"),
-      ],
+      controls: [button("clear", "clear", () => lay(null)), button("save", "save as PNG", save)],
     };
-  }
-
-  const redraw = touch.draw(board, picture);
-  // Canvases keep their colours when the page turns dark; so they are drawn again.
-  new MutationObserver(redraw).observe(document.documentElement,
-    { attributes: true, attributeFilter: ["data-theme"] });
+  });
 });

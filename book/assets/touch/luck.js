@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("luck", (board, values) => {
-  const { h, slider, choice } = touch;
+  const { h, range, fixed, letter, number, path, mark, curve, dot, scale } = touch;
   const { share } = values; // what a candidate reads right, on average
   const [A, B] = [values.chosen.data, values.fresh.data]; // by epoch
   const COUNTS = [1, 2, 3, 5, 10, 20, 30, 60, 100, 200, 500, 1000];
@@ -12,13 +12,16 @@ touch.figure("luck", (board, values) => {
   const ROLLS = 200; // for the mean
   const state = { m: COUNTS.indexOf(values.m), n: IMAGES.indexOf(values.n), tau: values.tau,
     by: "dice", epoch: A.length, roll: 0 };
+  const { draw, button, choice, slider } = board(state);
   const luck = () => Math.sqrt(share * (1 - share) / IMAGES[state.n]); // s
+  const bound = (m) => luck() * Math.sqrt(2 * Math.log(m));
 
   // Three normal numbers a candidate: its merit, its luck where it is chosen, and fresh.
   const most = COUNTS.at(-1);
   const rolls = new Map();
   function rolled(roll) {
-    if (!rolls.has(roll)) rolls.set(roll, Float64Array.from({ length: 3 * most }, touch.dice(roll)));
+    if (!rolls.has(roll))
+      rolls.set(roll, Float64Array.from({ length: 3 * most }, touch.dice(7919 * roll).normal));
     return rolls.get(roll);
   }
 
@@ -46,99 +49,85 @@ touch.figure("luck", (board, values) => {
     return COUNTS.map((m, k) => [m, sums[k]]);
   }
 
-  /* --- Two plots: the candidates, and the gap against their number ------------------- */
+  /* --- Two plots: the candidates, and the gap against their number --- */
 
   const [LEFT, RIGHT, TOP, BOTTOM] = [40, 304, 10, 158];
-  const percent = (v, places = 1) => touch.show((100 * v).toFixed(places).replace(/^-(0\.?0*)$/, "$1"));
+  const percent = (v, places = 1) => fixed(100 * v, places);
   // Round numbers between two, three or four of them.
   function ticks(low, high) {
     const step = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((v) => (high - low) / v <= 4.5);
-    return Array.from({ length: 6 }, (_, k) => (Math.ceil(low / step) + k) * step).filter((v) => v <= high);
+    return range(6).map((k) => (Math.ceil(low / step) + k) * step).filter((v) => v <= high);
   }
 
-  function plot(key, label, low, high, name, foot, ...parts) {
-    const down = (v) => BOTTOM - (Math.max(v, low) - low) / (high - low) * (BOTTOM - TOP);
-    return h("svg", { key, class: "touch-plot", role: "img", viewBox: "0 0 320 196", "aria-label": label },
-      h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` }),
-      ticks(low, high).map((v) => h("text", { key: `t${v.toFixed(3)}`, x: LEFT - 5, y: down(v) + 4,
-        class: "end" }, percent(v, high - low < 0.03 ? 1 : 0))),
-      h("text", { key: "name", x: RIGHT, y: foot, class: "end" }, name), parts.map((part) => part(down)));
+  // A plot of numbers that reach from `low` to `high`, with some air; parts(down) draws them.
+  function plot(key, label, [low, high], air, name, foot, parts) {
+    const edge = Math.max(air, (high - low) * 0.06);
+    const down = scale(low - edge, high + edge, BOTTOM, TOP);
+    return touch.plot(key, label, 196, [path("axes", `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}`),
+      ticks(low - edge, high + edge).map((v) => mark(LEFT - 5, down(v) + 4, percent(v, high - low < 0.03 ? 1 : 0))),
+      mark(RIGHT, foot, name), parts(down)]);
   }
   const dots = (points) => points.map(([x, y]) => `M${x.toFixed(1)} ${y.toFixed(1)}h0`).join("");
 
-  function race([a, b], best) {
-    const run = state.by === "run";
-    const across = (j) => LEFT + 8 + (RIGHT - LEFT - 16) * (a.length > 1 ? j / (a.length - 1) : 0.5);
+  function race([a, b], best, run) {
+    const across = scale(0, a.length - 1 || 1, LEFT + 8, RIGHT - 8);
     const all = [...a, b[best], ...(run ? [...A, ...B] : [])];
     const high = Math.max(...all);
     const low = Math.max(Math.min(...all), run ? high - 0.12 : 0); // not the first epochs
-    const edge = Math.max(0.004, (high - low) * 0.06);
-    const line = (key, kind, held) => (down) => h("polyline", { key, class: `touch-curve thin ${kind}`,
-      points: [...held].map((v, j) => `${across(j)},${down(v).toFixed(1)}`).join(" ") });
-    return plot("race", "The candidates, where they are chosen, and the winner on fresh images",
-      low - edge, high + edge, run ? `epochs 1 to ${a.length}, % right` : `${a.length} candidates, % right`, 177,
-      ...(run ? [line("A", "g", a), line("B", "two", b)]
-        : [(down) => h("path", { key: "all", class: "touch-dots", d: dots([...a].map((v, j) => [across(j), down(v)])) }),
-          (down) => h("path", { key: "level", class: "touch-curve thin two", d: `M${LEFT} ${down(share)}H${RIGHT}` })]),
-      (down) => h("path", { key: "fall", class: "touch-walk", d: `M${across(best)} ${down(a[best])}V${down(b[best])}` }),
-      (down) => h("circle", { key: "winner", class: "touch-dot", cx: across(best), cy: down(a[best]), r: 6 }),
-      (down) => h("circle", { key: "again", class: "touch-dot again", cx: across(best), cy: down(b[best]), r: 5 }));
+    return plot("race", "The candidates, where they are chosen, and the winner on fresh images", [low, high],
+      0.004, run ? `epochs 1 to ${a.length}, % right` : `${a.length} candidates, % right`, 177, (down) => {
+        const points = (held) => [...held].map((v, j) => [across(j), down(v)]);
+        return [
+          run ? [curve("A", "thin g", points(a)), curve("B", "thin two", points(b))]
+            : [path("dots", dots(points(a))),
+              curve("level", "thin two", [[LEFT, down(share)], [RIGHT, down(share)]])],
+          path("walk", `M${across(best)} ${down(a[best])}V${down(b[best])}`),
+          dot("winner", [across(best), down(a[best])], 6),
+          dot("again", [across(best), down(b[best])], 5, "again")];
+      });
   }
 
-  function growth(mean, gap, count) {
-    const run = state.by === "run";
+  function growth(mean, gap, count, run) {
     const last = run ? A.length : most;
-    const bound = (m) => luck() * Math.sqrt(2 * Math.log(m));
-    const across = (m) => LEFT + 8 + (RIGHT - LEFT - 16) * (run ? (m - 1) / (last - 1) : Math.log(m) / Math.log(last));
+    const place = run ? (m) => m - 1 : Math.log;
+    const across = (m) => scale(0, place(last), LEFT + 8, RIGHT - 8)(place(m));
     const all = [0, gap, ...mean.map(([, v]) => v), ...(run ? [] : [bound(last)])];
-    const [low, high] = [Math.min(...all), Math.max(...all)];
-    const edge = Math.max(0.002, (high - low) * 0.06);
-    const path = (points) => points.map(([m, v], k) => `${k ? "L" : "M"}${across(m).toFixed(1)} ${v.toFixed(1)}`).join("");
     return plot("growth", "The gap between chosen and fresh, against the number of candidates",
-      low - edge, high + edge, run ? "epochs, gap in points" : "candidates, gap in points", 193,
-      (down) => h("path", { key: "none", class: "touch-curve thin pale", d: `M${LEFT} ${down(0)}H${RIGHT}` }),
-      (down) => (run ? h("path", { key: "mean", class: "touch-curve thin g", d: path(mean.map(([m, v]) => [m, down(v)])) })
-        : [h("path", { key: "bound", class: "touch-curve truth", d: path(Array.from({ length: 61 }, (_, k) =>
-          [last ** (k / 60), down(bound(last ** (k / 60)))])) }),
-        h("path", { key: "mean", class: "touch-dots g", "data-means": mean.map(([, v]) => v).join(" "),
-          d: dots(mean.map(([m, v]) => [across(m), down(v)])) })]),
-      () => (run ? [1, last] : [1, 10, 100, 1000]).map((m) => h("text", { key: `m${m}`, x: across(m), y: 174,
-        class: "middle" }, String(m))),
-      (down) => h("circle", { key: "here", class: "touch-dot", cx: across(count), cy: down(gap), r: 6 }));
+      [Math.min(...all), Math.max(...all)], 0.002, run ? "epochs, gap in points" : "candidates, gap in points", 193, (down) => {
+        const points = mean.map(([m, v]) => [across(m), down(v)]);
+        return [
+          curve("none", "thin pale", [[LEFT, down(0)], [RIGHT, down(0)]]),
+          run ? curve("run", "thin g", points)
+            : [curve("bound", "truth", range(61).map((k) => last ** (k / 60)).map((m) => [across(m), down(bound(m))])),
+              h("path.dots", { key: "mean", class: "g", "data-means": mean.map(([, v]) => v).join(" "), d: dots(points) })],
+          (run ? [1, last] : [1, 10, 100, 1000]).map((m) => mark(across(m), 174, m, "middle")),
+          dot("here", [across(count), down(gap)], 6)];
+      });
   }
 
-  const letter = (key, kind, text) => h("b", { key, class: `touch-${kind}`, "data-key": key }, text);
-
-  function picture(id) {
+  draw(() => {
     const [a, b] = candidates();
-    const best = a.reduce((top, v, j) => (v > a[top] ? j : top), 0);
+    const best = a.indexOf(Math.max(...a));
     const [gap, run, mean] = [a[best] - b[best], state.by === "run", gaps()];
-    const bound = luck() * Math.sqrt(2 * Math.log(a.length));
-    const set = (name) => (value) => { state[name] = value; redraw(); };
+    const told = (kind, key, value) => number(kind, percent(value), key);
+    const list = (name, label, options) => slider(name, label, { min: 0, max: options.length - 1,
+      text: String(options[state[name]]) });
     const here = ` Over ${run ? `${values.splits} splits` : `${ROLLS} rolls`} the gap is ${
       percent(mean[run ? a.length - 1 : state.m][1])} points on average.`;
     return {
-      parts: [
-        h("div", { key: "plots", class: "touch-plots" }, race([a, b], best), growth(mean, gap, a.length)),
-        h("p", { key: "sum", class: "touch-sum" }, "chosen with ", letter("chosen", "g", percent(a[best])),
-          " %, on fresh images ", letter("fresh", "y", percent(b[best])), " %: gap ",
-          letter("gap", "g", percent(gap)), run ? " points" : [", bound ", h("i", {}, "s"),
-            `\u221a(2 log ${a.length}) = `, letter("bound", "x", percent(bound)), " points"]),
-      ],
+      parts: h("div.plots", {}, race([a, b], best, run), growth(mean, gap, a.length, run)),
+      sum: ["chosen with ", told("g", "chosen", a[best]), " %, on fresh images ", told("y", "fresh", b[best]),
+        " %: gap ", told("g", "gap", gap), run ? null : [", bound ", letter("s"),
+          `\u221a(2 log ${a.length}) = `, told("x", "bound", bound(a.length))], " points"],
       words: run ? `Of ${a.length} epochs, epoch ${best + 1} is the best where it was chosen.${here}`
         : `Candidate ${best + 1} of ${a.length} wins. Its lead shrinks on images that did not choose it.${here}`,
       controls: [
-        choice(`by-${id}`, "candidates", [["dice", "by dice"], ["run", "epochs of a run"]], state.by, set("by")),
-        ...(run ? [slider(`epoch-${id}`, "epochs", { value: state.epoch, min: 1, max: A.length, set: set("epoch") })] : [
-          slider(`m-${id}`, h("i", {}, "m"), { value: state.m, min: 0, max: COUNTS.length - 1,
-            text: String(COUNTS[state.m]), set: set("m") }),
-          slider(`n-${id}`, "images", { value: state.n, min: 0, max: IMAGES.length - 1,
-            text: String(IMAGES[state.n]), set: set("n") }),
-          slider(`tau-${id}`, h("i", {}, "\u03c4"), { value: state.tau, min: 0, max: 3, step: 0.25, set: set("tau") }),
-          h("button", { key: "roll", type: "button", pick: () => { state.roll += 1; redraw(); } }, "roll again")]),
+        choice("by", "candidates", [["dice", "by dice"], ["run", "epochs of a run"]]),
+        run ? slider("epoch", "epochs", { min: 1, max: A.length }) : [
+          list("m", letter("m"), COUNTS), list("n", "images", IMAGES),
+          slider("tau", letter("\u03c4"), { min: 0, max: 3, step: 0.25 }),
+          button("roll", "roll again", () => { state.roll += 1; })],
       ],
     };
-  }
-
-  const redraw = touch.draw(board, picture);
+  });
 });

@@ -4,9 +4,10 @@
 "use strict";
 
 touch.figure("start", (board, values) => {
-  const { h, show, power, up, slider, choice } = touch;
+  const { h, show, power, up, letter, number, path, mark } = touch;
   const { x, labels, units: width, classes } = values;
   const state = { sigma: values.sigma, rule: "one size", depth: values.depth, relu: true, biases: false };
+  const { draw, act, choice, slider } = board(state);
   const RULES = { "one size": () => state.sigma,
     Xavier: (from, to) => Math.sqrt(2 / (from + to)), He: (from) => Math.sqrt(2 / from) };
   const [LARGEST, LEAST] = [2 ** 128, 2 ** -149]; // where float32 says inf, or 0
@@ -16,7 +17,7 @@ touch.figure("start", (board, values) => {
   function draw_layer(layer, from, to) {
     const key = `${layer} ${to}`;
     if (!drawn.has(key)) {
-      const normal = touch.dice(layer);
+      const { normal } = touch.dice(7919 * layer);
       drawn.set(key, [to * from, to].map((n) => Float64Array.from({ length: n }, normal)));
     }
     return drawn.get(key);
@@ -25,11 +26,8 @@ touch.figure("start", (board, values) => {
   const rms = (a) => Math.sqrt(a.reduce((sum, v) => sum + v * v, 0) / a.length);
   // What differs from image to image: the size of y less its mean over the batch.
   function apart({ shape: [n, m], data }) {
-    const means = data.slice(0, m).map((_, k) => {
-      let sum = 0;
-      for (let a = k; a < data.length; a += m) sum += data[a];
-      return sum / n;
-    });
+    const means = data.slice(0, m).fill(0);
+    data.forEach((v, a) => { means[a % m] += v / n; });
     return rms(data.map((v, a) => v - means[a % m]));
   }
 
@@ -56,54 +54,48 @@ touch.figure("start", (board, values) => {
     return layers;
   }
 
-  /* --- Bars that grow up or down from 1, on a logarithmic scale -------------------- */
+  /* --- Bars that grow up or down from 1, on a logarithmic scale --- */
 
-  const [LEFT, RIGHT, TOP, BOTTOM] = [44, 316, 24, 150];
+  const [LEFT, RIGHT, TOP, BOTTOM] = [54, 308, 24, 150];
   const powers = (value) => Math.log10(Math.max(value, 1e-300));
   const reach = (layers) => [2, 4, 10, 20, 50, 100, 300].find((most) =>
     layers.every(({ size, told }) => Math.max(Math.abs(powers(size)), Math.abs(powers(told))) <= most));
 
-  function bars(key, title, kind, layers, most, size, inner) {
+  function bars(key, title, kind, layers, most, size) {
     const wide = (RIGHT - LEFT) / layers.length;
-    const down = (e) => (TOP + BOTTOM) / 2 - Math.max(-1, Math.min(1, e / most)) * (BOTTOM - TOP) / 2;
-    const limit = (name, e, text, dy) => (Math.abs(e) > most ? null : [
-      h("path", { key: name, class: "touch-limit", d: `M${LEFT} ${down(e)}H${RIGHT}` }),
-      h("text", { key: `${name} text`, x: RIGHT, y: down(e) + dy, class: "end" }, text)]);
+    const down = touch.scale(-most, most, BOTTOM, TOP);
+    const limit = (value, text, dy) => (Math.abs(powers(value)) > most ? null : [
+      path("limit", `M${LEFT} ${down(powers(value))}H${RIGHT}`, text),
+      mark(RIGHT, down(powers(value)) + dy, text)]);
     const lost = (value) => value >= LARGEST || value < LEAST;
-    return h("svg", { key, class: "touch-plot", role: "img", viewBox: "0 0 320 172",
-      "aria-label": `${title}: ${power(size(layers[0]))} in layer 1, ${
-        power(size(layers.at(-1)))} in layer ${layers.length}` },
-    h("text", { key: "title", x: LEFT, y: 14 }, title),
-    [-1, -0.5, 0, 0.5, 1].map((share) => h("text", { key: `e${share}`, x: LEFT - 5,
-      y: down(share * most) + 4, class: "end" }, `10${up(share * most)}`)),
-    layers.map((layer, l) => {
-      const [one, end] = [down(0), down(powers(size(layer)))];
-      return h("rect", { key: `${key}${l + 1}`, class: `touch-size ${kind} ${lost(size(layer)) ? "lost" : ""}`,
-        "data-size": size(layer), x: LEFT + l * wide + wide * 0.12, width: wide * 0.76,
-        y: Math.min(one, end), height: Math.max(1, Math.abs(end - one)) });
-    }),
-    inner && h("path", { key: "apart", class: "touch-apart", d: layers.map((layer, l) =>
-      `M${LEFT + l * wide} ${down(powers(layer.apart)).toFixed(1)}h${wide.toFixed(1)}`).join("") }),
-    h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}M${LEFT} ${down(0)}H${RIGHT}` }),
-    limit("largest", Math.log10(LARGEST), "largest float32", -4),
-    limit("least", Math.log10(LEAST), "smallest float32", 13),
-    h("text", { key: "first", x: LEFT + wide / 2, y: 168, class: "middle" }, "1"),
-    h("text", { key: "last", x: RIGHT - wide / 2, y: 168, class: "middle" }, String(layers.length)),
-    h("text", { key: "layer", x: (LEFT + RIGHT) / 2, y: 168, class: "middle" }, "layer"));
+    return touch.plot(key, `${title}: ${power(size(layers[0]))} in layer 1, ${
+      power(size(layers.at(-1)))} in layer ${layers.length}`, 172, [
+      mark(4, 14, title, ""),
+      [-1, -0.5, 0, 0.5, 1].map((share) => mark(LEFT - 5, down(share * most) + 4, `10${up(share * most)}`)),
+      layers.map((layer, l) => {
+        const [one, end] = [down(0), down(powers(size(layer)))];
+        return h("rect.column", { class: `${kind} ${lost(size(layer)) ? "lost" : ""}`,
+          "data-size": size(layer), x: LEFT + l * wide + wide * 0.12, width: wide * 0.76,
+          y: Math.min(one, end), height: Math.max(1, Math.abs(end - one)) });
+      }),
+      kind === "y" && path("apart", layers.map((layer, l) =>
+        `M${LEFT + l * wide} ${down(powers(layer.apart)).toFixed(1)}h${wide.toFixed(1)}`).join("")),
+      path("axes", `M${LEFT} ${TOP}V${BOTTOM}M${LEFT} ${down(0)}H${RIGHT}`),
+      limit(LARGEST, "largest float32", -4), limit(LEAST, "smallest float32", 13),
+      [[LEFT + wide / 2, 1], [RIGHT - wide / 2, layers.length], [(LEFT + RIGHT) / 2, "layer"]]
+        .map(([at, text]) => mark(at, 168, text, "middle"))]);
   }
 
   // One layer's factor, and its power, beside what was measured from first to last.
   function sum(layers) {
     const sigma = RULES[state.rule](width, width);
-    const root = Math.sqrt(width / (state.relu ? 2 : 1));
-    const factor = sigma * root;
+    const factor = sigma * Math.sqrt(width / (state.relu ? 2 : 1));
     const times = layers.length - 1;
     const short = (value) => Number(value.toPrecision(2)).toString();
-    return [h("b", { class: "touch-w" }, short(sigma)), ` \u00b7 \u221a${
+    return [number("w", short(sigma)), ` \u00b7 \u221a${
       state.relu ? `(${width}/2)` : width} = ${short(factor)} a layer; ${short(factor)}${up(times)} = `,
-    h("b", { key: "predicted", "data-key": "predicted" }, power(factor ** times)), ", measured ",
-    h("b", { key: "measured", class: "touch-y", "data-key": "measured" },
-      power(layers.at(-1).size / layers[0].size))];
+    h("b", { key: "predicted" }, power(factor ** times)), ", measured ",
+    number("y", power(layers.at(-1).size / layers[0].size), "measured")];
   }
 
   function words(layers) {
@@ -118,38 +110,29 @@ touch.figure("start", (board, values) => {
       + "the thin lines show what differs among them.";
     const drift = Math.abs(powers(last.size / layers[0].size));
     if (drift < 0.7) return "Level, up and down: no layer loses the image, and each is told the error.";
-    return last.size < layers[0].size ? "The signal fades on its way up, the gradient on its way down. "
-      + "A straight line on this scale is a power." : "The signal grows on its way up, the gradient on its way down. "
+    return `The signal ${last.size < layers[0].size ? "fades" : "grows"} on its way up, the gradient on its way down. `
       + "A straight line on this scale is a power.";
   }
 
-  const act = (name) => (value) => { state[name] = value; redraw(); };
-
-  function picture(id) {
+  draw(() => {
     const layers = compute();
     const most = reach(layers);
     const sigma = RULES[state.rule](width, width);
     return {
-      parts: [
-        h("div", { key: "plots", class: "touch-plots" },
-          bars("up", "signal y, on its way up \u2192", "y", layers, most, ({ size }) => size, true),
-          bars("down", "\u2190 gradient \u2202L/\u2202y, on its way down", "g", layers, most, ({ told }) => told, false)),
-        h("p", { key: "sum", class: "touch-sum" }, sum(layers)),
-      ],
+      parts: h("div.plots", {},
+        bars("up", "signal y, on its way up \u2192", "y", layers, most, ({ size }) => size),
+        bars("down", "\u2190 gradient \u2202L/\u2202y, on its way down", "g", layers, most, ({ told }) => told)),
+      sum: sum(layers),
       words: words(layers),
       controls: [
-        slider(`sigma-${id}`, h("i", {}, "\u03c3"), { value: Math.round(20 * Math.log10(sigma)) / 20,
-          min: -3, max: 1, step: 0.05, text: show(Number(sigma.toPrecision(2))), set: (e) => {
-            Object.assign(state, { sigma: 10 ** e, rule: "one size" });
-            redraw();
-          } }),
-        slider(`depth-${id}`, "layers", { value: state.depth, min: 2, max: 40, set: act("depth") }),
-        choice(`rule-${id}`, "start", Object.keys(RULES), state.rule, act("rule")),
-        choice(`relu-${id}`, "ReLU", [[true, "on"], [false, "off"]], state.relu, act("relu")),
-        choice(`biases-${id}`, "biases", [[true, "drawn"], [false, "zero"]], state.biases, act("biases")),
+        slider("sigma", letter("\u03c3"), { value: Math.round(20 * Math.log10(sigma)) / 20,
+          min: -3, max: 1, step: 0.05, text: show(Number(sigma.toPrecision(2))),
+          take: act((e) => Object.assign(state, { sigma: 10 ** e, rule: "one size" })) }),
+        slider("depth", "layers", { min: 2, max: 40 }),
+        choice("rule", "start", Object.keys(RULES)),
+        choice("relu", "ReLU", [[true, "on"], [false, "off"]]),
+        choice("biases", "biases", [[true, "drawn"], [false, "zero"]]),
       ],
     };
-  }
-
-  const redraw = touch.draw(board, picture);
+  });
 });

@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("step", (board, values) => {
-  const { h, show, up, power, slider, choice } = touch;
+  const { show, up, power, clip, range, letter, number, path, mark, curve, dot } = touch;
   const same = (v) => v;
   // Each with its place x, slope, M = |f'''| and F = |f| + |x f'| / 2 there. Every
   // operation is rounded by r, as the number format does.
@@ -16,76 +16,62 @@ touch.figure("step", (board, values) => {
     relu: { text: "ReLU at 0", x: 0, slope: 0.5, f: (x) => Math.max(x, 0) },
   };
   const FORMATS = { float32: [Math.fround, 2 ** -23], float64: [same, 2 ** -52] };
-  const state = { name: "cube", format: "float64", exponent: -1 };
+  const state = { name: "cube", format: "float64", h: -1 }; // h as a power of 10
+  const { draw, set, choice, slider } = board(state);
 
-  function central(name, format, step) {
-    const [{ x, f }, [r]] = [FUNCTIONS[name], FORMATS[format]];
+  function central(step) {
+    const [{ x, f }, [r]] = [FUNCTIONS[state.name], FORMATS[state.format]];
     const size = r(step);
     const [above, below] = [f(r(x + size), r), f(r(x - size), r)];
     return { above, below, slope: r(r(above - below) / r(2 * size)), lost: r(x + size) === x };
   }
 
-  /* --- The secant: f, its tangent, and the line through the two points ---------- */
+  /* --- The secant: f, its tangent, and the line through the two points --- */
 
   function secant({ above, below, slope }, step) {
     const { x, f, slope: truth, text } = FUNCTIONS[state.name];
     const reach = state.name === "inverse" ? 0.7 : 1;
     const [middle, tall] = [f(x, same), state.name === "cube" ? 3.2 : reach * 1.2];
     const at = (a, b) => [160 + (a - x) / reach * 150, 100 - (b - middle) / tall * 90];
-    const path = (points) => `M${points.map((p) => p.map((v) => v.toFixed(2)).join(" ")).join("L")}`;
-    const grid = [...Array(81).keys()].map((k) => x + (k / 40 - 1) * reach);
-    const line = (m) => path([x - reach, x + reach].map((a) => at(a, middle + m * (a - x))));
-    const dot = (key, a, b) => {
-      const [cx, cy] = at(a, b);
-      return h("circle", { key, class: "touch-dot", cx, cy, r: 5 });
-    };
-    return h("svg", { key: "secant", class: "touch-plot", role: "img", viewBox: "0 0 320 200",
-      "aria-label": `${text}, its tangent, and the secant with slope ${show(slope)}` },
-    h("path", { key: "f", class: "touch-curve x", d: path(grid.map((a) => at(a, f(a, same)))) }),
-    h("path", { key: "tangent", class: "touch-curve truth", d: line(truth) }),
-    h("path", { key: "line", class: "touch-curve g", d: line(slope) }),
-    dot("above", x + step, above), dot("below", x - step, below));
+    const grid = range(81).map((k) => x + (k / 40 - 1) * reach);
+    const line = (m) => [x - reach, x + reach].map((a) => at(a, middle + m * (a - x)));
+    return touch.plot("secant", `${text}, its tangent, and the secant with slope ${show(slope)}`, 200, [
+      curve("f", "x", grid.map((a) => at(a, f(a, same)))),
+      curve("tangent", "truth", line(truth)), curve("line", "g", line(slope)),
+      dot("above", at(x + step, above), 5), dot("below", at(x - step, below), 5)]);
   }
 
-  /* --- The error against h, both logarithmic ------------------------------------ */
+  /* --- The error against h, both logarithmic --- */
 
   const [LEFT, RIGHT, TOP, BOTTOM] = [46, 300, 8, 168];
-  const across = (e) => LEFT + (e + 12) / 12 * (RIGHT - LEFT);
-  const down = (error) => TOP + Math.min(1, Math.max(0,
-    (1 - Math.log10(Math.max(error, 1e-300))) / 14)) * (BOTTOM - TOP);
+  const across = touch.scale(-12, 0, LEFT, RIGHT);
+  const down = (error) => touch.scale(-13, 1, BOTTOM, TOP)(Math.log10(error));
 
   function errors(error) {
     const { slope, M, F } = FUNCTIONS[state.name];
     const epsilon = FORMATS[state.format][1];
-    const measured = [...values.steps.data].map((step) => [Math.log10(step),
-      Math.abs(central(state.name, state.format, step).slope - slope)]).filter(([, e]) => e > 0);
-    const path = (points) => (points.length ? `M${points.map(([e, v]) =>
-      `${across(e).toFixed(1)} ${down(v).toFixed(1)}`).join("L")}` : "");
+    const measured = [...values.steps.data].map((step) =>
+      [Math.log10(step), Math.abs(central(step).slope - slope)]).filter(([, e]) => e)
+      .map(([e, gap]) => [across(e), down(gap)]);
     const point = (event) => {
       if (event.type === "pointermove" && !event.buttons) return;
-      const box = event.currentTarget.getBoundingClientRect();
-      const e = (320 * (event.clientX - box.left) / box.width - LEFT) / (RIGHT - LEFT) * 12 - 12;
-      setExponent(Math.max(-12, Math.min(-0.5, Math.round(e * 10) / 10)));
+      const e = touch.scale(LEFT, RIGHT, -12, 0)(320 * touch.place(event)[1]);
+      set("h")(clip(Math.round(e * 10) / 10, -12, -0.5));
     };
-    const bounds = M ? [
-      // From where they leave the plot, at 1e-13, to where they enter it, at 10.
-      h("path", { key: "two", class: "touch-curve two", d: path(
-        [(-13 - Math.log10(M / 6)) / 2, 0].map((e) => [e, M / 6 * 10 ** (2 * e)])) }),
-      h("path", { key: "one", class: "touch-curve one", d: path(
-        [Math.max(-12, Math.log10(epsilon * F) - 1), Math.min(0, Math.log10(epsilon * F) + 13)]
-          .map((e) => [e, epsilon * F / 10 ** e])) })] : null;
-    return h("svg", { key: "errors", class: "touch-plot touch-errors", role: "img",
-      viewBox: "0 0 320 200", on: { pointerdown: point, pointermove: point },
-      "aria-label": `The error against h; at this h it is ${power(error)}` },
-    h("path", { key: "axes", class: "touch-axes", d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` }),
-    [-12, -9, -6, -3, 0].map((e) => h("text", { key: `h${e}`, x: across(e), y: 182,
-      class: "middle" }, `10${up(e)}`)),
-    [-12, -9, -6, -3, 0].map((e) => h("text", { key: `e${e}`, x: LEFT - 5, y: down(10 ** e) + 4,
-      class: "end" }, `10${up(e)}`)),
-    h("text", { key: "h", x: RIGHT, y: 196.5, class: "end" }, "step h"),
-    bounds,
-    h("path", { key: "measured", class: "touch-curve g thin", d: path(measured) }),
-    h("circle", { key: "here", class: "touch-dot", cx: across(state.exponent), cy: down(error), r: 6 }));
+    // From e0 to e1, on the plot, the error is f(e).
+    const bound = (kind, e0, e1, f) => curve(kind, kind, [clip(e0, -12, 0), clip(e1, -12, 0)]
+      .map((e) => [across(e), down(f(e))]));
+    const least = Math.log10(epsilon * F);
+    return touch.plot("errors", `The error against h; at this h it is ${power(error)}`, 200, [
+      path("axes", `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}`),
+      [-12, -9, -6, -3, 0].map((e) => [mark(across(e), 182, `10${up(e)}`, "middle"),
+        mark(LEFT - 5, down(10 ** e) + 4, `10${up(e)}`)]),
+      mark(RIGHT, 196.5, "step h"),
+      M ? [bound("two", (-13 - Math.log10(M / 6)) / 2, 0, (e) => M / 6 * 10 ** (2 * e)),
+        bound("one", least - 1, least + 13, (e) => epsilon * F / 10 ** e)] : null,
+      curve("measured", "g thin", measured),
+      dot("here", [across(state.h), down(error)], 6),
+    ], { class: "touch-errors", on: { pointerdown: point, pointermove: point } });
   }
 
   function words(now, step) {
@@ -100,33 +86,21 @@ touch.figure("step", (board, values) => {
     return `${side}The best step is near ${power(best)}.`;
   }
 
-  const act = (name) => (value) => { state[name] = value; redraw(); };
-  const setExponent = act("exponent");
-
-  function picture(id) {
-    const { name, format, exponent } = state;
-    const step = 10 ** exponent;
-    const now = central(name, format, step);
+  draw(() => {
+    const { name, format } = state;
+    const step = 10 ** state.h;
+    const now = central(step);
     const error = Math.abs(now.slope - FUNCTIONS[name].slope);
-    const digits = format === "float32" ? 8 : 16;
     return {
-      parts: [
-        h("div", { key: "plots", class: "touch-plots" }, secant(now, step), errors(error)),
-        h("p", { key: "sum", class: "touch-sum" }, "slope ",
-          h("b", { key: "slope", class: "touch-g", "data-key": "slope" },
-            show(Number(now.slope.toPrecision(digits)))),
-          ", error ", h("b", { key: "error", class: "touch-g", "data-key": "error" }, power(error))),
-      ],
+      parts: touch.h("div.plots", {}, secant(now, step), errors(error)),
+      sum: ["slope ", number("g", Number(now.slope.toPrecision(format === "float32" ? 8 : 16)), "slope"),
+        ", error ", number("g", power(error), "error")],
       words: words(now, step),
       controls: [
-        slider(`h-${id}`, h("i", {}, "h"), { value: exponent, min: -12, max: -0.5, step: 0.1,
-          text: power(step), set: setExponent }),
-        choice(`format-${id}`, "numbers", Object.keys(FORMATS), format, act("format")),
-        choice(`name-${id}`, "function", Object.entries(FUNCTIONS).map(([key, { text }]) =>
-          [key, text]), name, act("name")),
+        slider("h", letter("h"), { min: -12, max: -0.5, step: 0.1, text: power(step) }),
+        choice("format", "numbers", Object.keys(FORMATS)),
+        choice("name", "function", Object.entries(FUNCTIONS).map(([key, { text }]) => [key, text])),
       ],
     };
-  }
-
-  const redraw = touch.draw(board, picture);
+  });
 });

@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("train", (board, values) => {
-  const { h, show, slider, choice, stepper, field } = touch;
+  const { h, show, range, path, mark, curve, scale } = touch;
   const { CONTROLS, tasks } = train;
   const { percent } = tasks;
   const SLICE = 12; // milliseconds of work, then the page has its turn
@@ -25,10 +25,10 @@ touch.figure("train", (board, values) => {
 
   const state = { settings: { ...defaults }, run: null, problem: "", playing: false, single: false,
     old: [{ name: "cnn, in Python", epochs: values.history }], log: [], side: null,
-    series: [], at: {}, code: false,
-    bounds: new Map(), guesses: new Map() };
+    series: [], at: {}, code: false, bounds: new Map(), guesses: new Map() };
+  const { element, draw, redraw, act, ...controls } = board(state);
 
-  /* --- Who works when ---------------------------------------------------------------- */
+  /* --- Who works when --- */
 
   let [waiting, drawn] = [false, 0];
   const turn = new MessageChannel(); // a timer would rest for 4 ms each time
@@ -72,7 +72,6 @@ touch.figure("train", (board, values) => {
   function ask(job, then) {
     state.side = job;
     finish = (value) => { state.side = null; then(value); };
-    wake();
   }
 
   const runs = () => [...state.log, ...(state.run?.epochs.length || state.run?.lost
@@ -100,7 +99,6 @@ touch.figure("train", (board, values) => {
     Object.assign(state, { series: [], playing });
     begin(settings);
     history.replaceState(null, "", link());
-    redraw();
   }
 
   function set(name, value) {
@@ -109,10 +107,9 @@ touch.figure("train", (board, values) => {
     state.settings = settings; // all else goes on as it was
     state.run.settings.epochs = value;
     history.replaceState(null, "", link());
-    redraw();
   }
 
-  /* --- The address ---------------------------------------------------------------------- */
+  /* --- The address --- */
 
   function link() {
     const told = tasks.changed(state.settings, defaults).map((key) => `${key}=${state.settings[key]}`);
@@ -127,38 +124,33 @@ touch.figure("train", (board, values) => {
     const settings = { ...defaults };
     for (const key of known)
       settings[key] = choices[key].values.find((value) => String(value) === told.get(key)) ?? settings[key];
-    go(settings);
-    board.closest("figure").scrollIntoView();
+    act(go)(settings);
+    element.closest("figure").scrollIntoView();
   }
 
-  /* --- Curves ---------------------------------------------------------------------------- */
+  /* --- Curves --- */
 
-  const [W, H, LEFT, LOW] = [330, 215, 46, 26];
+  const [LEFT, RIGHT, TOP, BOTTOM] = [46, 310, 22, 182];
 
-  function plot(key, title, low, high, at, marks, curves, guess) {
+  // marks: what the lines across say; at: where a number stands among them.
+  function plot(title, marks, at, text, guess, curves) {
     const last = Math.max(state.settings.epochs, 1);
-    const x = (epoch) => LEFT + Math.min(epoch / last, 1.02) * (W - LEFT - 10);
-    const y = (value) => H - LOW - (at(Math.max(low, Math.min(high, value))) - at(low))
-      / (at(high) - at(low)) * (H - LOW - 22);
-    const line = (points) => points.filter(([, v]) => Number.isFinite(v))
-      .map(([e, v]) => `${x(e).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
+    const across = scale(0, last, LEFT, RIGHT);
+    const down = (value) => scale(at(marks[0]), at(marks.at(-1)), BOTTOM, TOP)(at(value));
     const step = [1, 2, 5, 10, 20, 50].find((size) => last / size <= 6);
-    const ticks = Array.from({ length: Math.floor(last / step) + 1 }, (_, k) => k * step);
-    return h("svg", { key, class: "touch-plot", viewBox: `0 0 ${W} ${H}`, role: "img",
-      "aria-label": `${title}, against the epoch` },
-    h("text", { key: "title", x: LEFT, y: 12, class: "touch-title" }, title),
-    marks.map((v) => [h("line", { key: `line${v}`, class: "touch-lines", x1: LEFT, x2: W - 10, y1: y(v), y2: y(v) }),
-      h("text", { key: `mark${v}`, class: "end", x: LEFT - 6, y: y(v) + 4 }, guess.text(v))]),
-    ticks.map((e) => h("text", { key: `tick${e}`, class: "middle", x: x(e), y: H - 12 }, e)),
-    h("line", { key: "guess", class: "touch-curve one", x1: LEFT, x2: W - 10, y1: y(guess.at), y2: y(guess.at) }),
-    h("text", { key: "guess text", class: "end", x: W - 10, y: y(guess.at) - 4 }, "a guess"),
-    curves.map(({ name, points }) => h("polyline", { key: name, class: `touch-curve ${name}`, points: line(points) })));
+    return touch.plot(title, `${title}, against the epoch`, 208, [
+      mark(LEFT, 12, title, "touch-title"),
+      marks.map((v) => [path("lines", `M${LEFT} ${down(v)}H${RIGHT}`, v), mark(LEFT - 6, down(v) + 4, text(v))]),
+      range(Math.floor(last / step) + 1).map((k) => mark(across(k * step), 196, k * step, "middle")),
+      curve("guess", "one", [LEFT, RIGHT].map((x) => [x, down(guess)])), mark(RIGHT, down(guess) - 4, "a guess"),
+      curves.map(({ name, points }) => curve(name, name, points.filter(([, v]) => Number.isFinite(v))
+        .map(([epoch, v]) => [across(epoch), down(v)])))]);
   }
 
   // The batches' losses, thinned to what can be seen.
   function thin(losses, per) {
     const size = Math.ceil(losses.length / 200);
-    return Array.from({ length: Math.ceil(losses.length / size) || 0 }, (_, k) => {
+    return range(Math.ceil(losses.length / size) || 0).map((k) => {
       const part = losses.slice(k * size, (k + 1) * size);
       return [(k * size + part.length / 2) / per, tasks.mean(part)];
     });
@@ -181,15 +173,17 @@ touch.figure("train", (board, values) => {
   function plots() {
     const losses = curves("loss");
     const shown = losses.flatMap(({ points }) => points.map(([, v]) => v)).filter((v) => v > 0 && v < 1e4);
-    const low = 10 ** Math.max(-4, Math.floor(Math.log10(Math.min(0.5, ...shown))));
-    const high = 10 ** Math.ceil(Math.log10(Math.max(5, ...shown)));
-    const decades = Array.from({ length: Math.round(Math.log10(high / low)) + 1 }, (_, k) => Number((low * 10 ** k).toPrecision(1)));
-    return h("div", { key: "plots", class: "touch-plots" },
-      plot("losses", "loss", low, high, Math.log, decades, losses, { at: Math.log(data.names.length), text: String }),
-      plot("accuracies", "accuracy", 0, 1, (v) => v, [0, 0.25, 0.5, 0.75, 1], curves("accuracy"),
-        { at: 1 / data.names.length, text: (v) => `${100 * v} %` }));
+    const low = Math.max(-4, Math.floor(Math.log10(Math.min(0.5, ...shown))));
+    const high = Math.ceil(Math.log10(Math.max(5, ...shown)));
+    return h("div.plots", {},
+      plot("loss", range(high - low + 1).map((k) => Number(`1e${low + k}`)), Math.log, String,
+        Math.log(data.names.length), losses),
+      plot("accuracy", [0, 0.25, 0.5, 0.75, 1], (v) => v, (v) => `${100 * v} %`,
+        1 / data.names.length, curves("accuracy")));
   }
 
+  const table = (heads, rows) => h("table", {},
+    h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
   const value_of = (key, value) => show(tasks.told(key, value));
   // What a run was set to, where that is not as the board was at first.
   const told = (settings) => tasks.changed(settings, defaults, ["epochs"])
@@ -198,80 +192,53 @@ touch.figure("train", (board, values) => {
   function row(kind, key, { name, settings, epochs, lost }) {
     const last = epochs.at(-1);
     return h("tr", { key, class: kind },
-      h("td", {}, h("i", { class: "touch-swatch" }),
-        settings && kind !== "now" ? h("button", { key: `take${key}`, type: "button", class: "touch-take",
-          title: "take these settings", pick: () => go({ ...settings }) }, told(settings))
-          : name ?? told(settings)),
-      h("td", {}, epochs.length), h("td", {}, last ? percent(last.train_accuracy) : "\u2013"),
-      h("td", {}, lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"));
+      h("td", {}, h("i.swatch", {}),
+        settings && kind !== "now" ? h("button.take", { title: "take these settings",
+          pick: act(() => go({ ...settings })) }, told(settings)) : name ?? told(settings)),
+      [epochs.length, last ? percent(last.train_accuracy) : "\u2013",
+        lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"].map((text) => h("td", {}, text)));
   }
 
-  const table = () => h("table", { key: "runs", class: "touch-runs" },
-    h("thead", {}, h("tr", {}, ["run", "epochs", "training", "validation"].map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, state.run ? row("now", "this run", state.run) : null,
-      state.old.map((run, k) => row("before", `before${k}`, run))));
+  /* --- Pictures --- */
 
-  /* --- Pictures -------------------------------------------------------------------------- */
-
-  const colour = (name) => getComputedStyle(board).getPropertyValue(name).trim();
-
-  /* A picture of rows x columns numbers: paint(dot) colours its cells, or parts are drawn
-     over it, from `edge` on. Below stands what tell(row, column) says of the cell that is
-     pointed at. */
-  function picture_of(key, title, [rows, columns], { paint, parts, edge = 0, tell, idle }) {
+  /* A picture of rows x columns numbers: `cells` are its numbers, the limit and the colour
+     that they are painted with, or parts are drawn, from `edge` on. Below stands what
+     tell(row, column) says of the cell that is pointed at. */
+  function picture_of(key, title, [rows, columns], { cells, parts, edge = 0, tell, idle }) {
     const at = state.at[key];
-    const draw_cells = (canvas) => {
-      const pen = canvas.getContext("2d");
-      pen.clearRect(0, 0, columns, rows);
-      paint((r, c, ink, share) => {
-        pen.globalAlpha = Math.min(1, share);
-        pen.fillStyle = ink;
-        pen.fillRect(c, r, 1, 1);
-      });
-    };
-    return h("figure", { key, class: "touch-picture" },
-      h("div", {}, paint ? h("canvas", { key: `${key} cells`, width: columns, height: rows,
-        class: "touch-map", "aria-hidden": "true", paint: draw_cells }) : null,
-      field(`${key} field`, { name: `${title}. Arrow keys read its numbers.`, rows, columns, at, hover: true,
-        view: [edge, edge, rows - edge, columns - edge], set: (...cell) => { state.at[key] = cell; redraw(); } },
-      parts, at ? h("path", { key: "here", class: "touch-outline", d: `M${at[1]} ${at[0]}h1v1h-1z` }) : null)),
-      h("p", { key: `${key} name`, class: "touch-step-name" }, title),
-      h("p", { key: `${key} read`, class: "touch-read", "aria-live": "polite" }, (at && tell(...at)) || idle));
+    return h("figure.picture", { key },
+      h("div", {}, cells && touch.pixels("cells", cells[0], columns, cells[1], cells[2], { "aria-hidden": "true" }),
+        touch.field(`${key} field`, { name: `${title}. Arrow keys read its numbers.`, rows, columns, at, hover: true,
+          view: [edge, edge, rows - edge, columns - edge], set: act((...cell) => { state.at[key] = cell; }) },
+        parts, at && path("outline", touch.squares([at])))),
+      h("p.step-name", {}, title),
+      h("p.read", { key: `${key} read`, "aria-live": "polite" }, (at && tell(...at)) || idle));
   }
 
   function filters() {
-    const [weight] = state.run.parameters;
-    const { shape: [count, , k], data: w } = weight.value;
-    const [across, step] = [Math.min(count, 4), k + 1];
-    const index = (r, c) => {
-      const f = Math.floor(r / step) * across + Math.floor(c / step);
-      return r % step === k || c % step === k || f >= count ? -1
-        : f * w.length / count + (r % step) * k + c % step;
-    };
+    const { shape: [count, , k], data: w } = state.run.parameters[0].value;
+    const [across, step] = [Math.min(count, 4), k + 1]; // a gap beside each
     const [rows, columns] = [Math.ceil(count / across) * step - 1, across * step - 1];
-    const limit = w.subarray(0, w.length).reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
-    const [under, over] = [colour("--touch-x"), colour("--touch-g")];
-    return picture_of("filters", `filters ${k} \u00d7 ${k}`, [rows, columns], { paint: (dot) => {
-      for (let r = 0; r < rows; r++)
-        for (let c = 0; c < columns; c++) {
-          const a = index(r, c);
-          if (a >= 0) dot(r, c, w[a] < 0 ? under : over, 0.06 + Math.abs(w[a]) / limit);
-        }
-    }, tell: (r, c) => {
-      const a = index(r, c);
-      return a < 0 ? "" : `filter ${Math.floor(r / step) * across + Math.floor(c / step)}, place (${r % step}, ${
-        c % step}): ${show(w[a].toFixed(4))}`;
-    }, idle: "blue below 0, vermilion above" });
+    const find = (r, c) => [Math.floor(r / step) * across + Math.floor(c / step), r % step, c % step];
+    const weight = (f, u, v) => (u < k && v < k ? w[f * w.length / count + u * k + v] : undefined);
+    const cells = Float64Array.from({ length: rows * columns }, (_, a) =>
+      weight(...find(Math.floor(a / columns), a % columns)) ?? 0);
+    return picture_of("filters", `filters ${k} \u00d7 ${k}`, [rows, columns], {
+      cells: [cells, cells.reduce((most, v) => Math.max(most, Math.abs(v)), 0), "--touch-g"],
+      tell: (r, c) => {
+        const [f, u, v] = find(r, c);
+        const value = weight(f, u, v);
+        return value === undefined ? "" : `filter ${f}, place (${u}, ${v}): ${show(value.toFixed(4))}`;
+      },
+      idle: "blue below 0, vermilion above" });
   }
 
   function worst() {
     const { worst: n, said, most } = state.run.seen;
     const { images, labels } = data.judge;
     const pixels = images.data.subarray(n * side * side, (n + 1) * side * side);
-    const white = pixels.reduce((a, b) => Math.max(a, b), 1);
-    const ink = colour("--book-ink");
     return picture_of("worst", "most wrong about", [side, side], {
-      paint: (dot) => pixels.forEach((v, a) => dot(Math.floor(a / side), a % side, ink, v / white)),
+      cells: [pixels, Math.max(...pixels), "--book-ink"],
       tell: (r, c) => `pixel (${r}, ${c}): ${pixels[r * side + c]}`,
       idle: `${data.names[labels.data[n]]}, read as ${data.names[said]}: a loss of ${most.toFixed(1)}`,
     });
@@ -281,39 +248,36 @@ touch.figure("train", (board, values) => {
     const [{ confusion }, k] = [state.run.seen, data.names.length];
     const most = confusion.reduce((top, v, a) => (a % (k + 1) ? Math.max(top, v) : top), 1);
     const cells = [...confusion].map((v, a) => [Math.floor(a / k), a % k, v]).filter(([, , v]) => v);
-    const label = (key, text, x, y) => h("text", { key, class: "quiet", x, y, "font-size": 0.5 }, text);
+    const label = (x, y, text) => h("text", { class: "quiet", x, y, "font-size": 0.5 }, text);
     return picture_of("matrix", "confusion matrix", [k, k], { edge: -1, parts: [
-      h("path", { key: "grid", class: "touch-lines", d: `M0 0h${k}v${k}h-${k}z` }),
+      path("lines", `M0 0h${k}v${k}h-${k}z`),
       cells.map(([r, c, v]) => [h("rect", { key: `c${r} ${c}`, x: c, y: r, width: 1, height: 1,
         class: r === c ? "right" : "wrong", opacity: r === c ? 1 : 0.25 + 0.75 * v / most }),
       h("text", { key: `n${r} ${c}`, x: c + 0.5, y: r + 0.53, "font-size": v > 99 ? 0.42 : 0.5 }, v)]),
-      data.names.map((_, c) => [label(`said${c}`, c, c + 0.5, -0.45), label(`true${c}`, c, -0.45, c + 0.53)])],
+      range(k).map((c) => [label(c + 0.5, -0.45, c), label(-0.45, c + 0.53, c)])],
     tell: (r, c) => `${data.names[r]} read as ${data.names[c]}: ${confusion[r * k + c]}`,
     idle: "rows true, columns read" });
   }
 
   // Each layer with weights: the size of its gradient, and its dead filters.
   function layers() {
-    const { run } = state;
-    const weights = run.parameters.map((p, i) => [p, run.gradients[i]]).filter(([p]) => p.value.shape.length > 1);
-    const bar = (size) => Math.max(0, Math.min(1, (Math.log10(size) + 6) / 8)); // 1e-6 to 100
-    return h("table", { key: "layers", class: "touch-layers" },
-      h("thead", {}, h("tr", {}, ["layer", "size of its gradient", "dead filters"].map((text) => h("th", { scope: "col" }, text)))),
-      h("tbody", {}, weights.map(([p, size], i) => {
-        const dead = run.seen?.dead[i];
-        return h("tr", { key: `layer${i}` }, h("td", {}, p.value.shape.length === 4
-          ? `convolution${run.settings.convs > 1 ? ` ${i + 1}` : ""}` : "fully connected"),
-        h("td", { key: `gradient${i}` }, h("span", { class: "touch-size" },
-          h("i", { style: `width:${(100 * (size ? bar(size) : 0)).toFixed(0)}%` })),
-        size === undefined ? "\u2013" : show(size >= 0.001 ? size.toPrecision(2) : size.toExponential(1))),
-        h("td", { key: `dead${i}` }, dead ? `${dead[0]} of ${dead[1]}` : "\u2013"));
-      })));
+    const { parameters, gradients, settings, seen } = state.run;
+    const weights = parameters.map((p, i) => [p, gradients[i]]).filter(([p]) => p.value.shape.length > 1);
+    return table(["layer", "size of its gradient", "dead filters"], weights.map(([p, size], i) => {
+      const [dead, long] = [seen?.dead[i], scale(-6, 2, 0, 100)(Math.log10(size))]; // 1e-6 to 100
+      return h("tr", {}, h("td", {}, p.value.shape.length === 4
+        ? `convolution${settings.convs > 1 ? ` ${i + 1}` : ""}` : "fully connected"),
+      h("td", { key: `gradient${i}` }, h("span.gauge", {},
+        h("i", { style: `width:${long || 0}%` })),
+      size === undefined ? "\u2013" : show(size >= 0.001 ? size.toPrecision(2) : size.toExponential(1))),
+      h("td", { key: `dead${i}` }, dead ? `${dead[0]} of ${dead[1]}` : "\u2013"));
+    }));
   }
 
-  /* --- Controls ---------------------------------------------------------------------------- */
+  /* --- Controls --- */
 
-  const button = (key, text, act, off = false, more = {}) => h("button", { key, type: "button",
-    disabled: off ? "" : null, ...more, pick: () => { act(); wake(); redraw(); } }, text);
+  const button = (key, text, change, off = false, more = {}) => controls.button(key, text,
+    () => { change(); wake(); }, { disabled: off ? "" : null, ...more });
 
   function buttons() {
     const { run, playing } = state;
@@ -323,43 +287,38 @@ touch.figure("train", (board, values) => {
       const speed = (run.images - state.since.images) / (performance.now() - state.since.time);
       state.speed = speed ? `${(10 * Math.round(100 * speed)).toLocaleString("en")} images a second` : "";
     }
-    const play = () => Object.assign(state, { playing: !playing, since: null });
-    return h("div", { key: "buttons", class: "touch-buttons" },
-      button("run", playing ? "pause" : "run", play, over, { class: "touch-run" }),
-      button("step", "step", () => { state.playing = false; state.single = true; }, over),
+    return h("div.buttons", {},
+      button("run", playing ? "pause" : "run", () => Object.assign(state, { playing: !playing, since: null }),
+        over, { class: "touch-run" }),
+      button("step", "step", () => Object.assign(state, { playing: false, single: true }), over),
       button("rewind", "rewind", () => go(state.settings), !run),
       button("new", "new seed", () => set("seed", (state.settings.seed + 1) % 100)),
-      h("span", { key: "speed", class: "touch-speed" }, state.speed));
+      h("span.speed", {}, state.speed));
   }
 
-  function settings(id) {
+  function settings() {
     const now = state.settings;
-    const scale = (key) => {
-      const { name, values: list } = choices[key];
-      return slider(`${key}-${id}`, name, { value: list.indexOf(now[key]), min: 0, max: list.length - 1,
-        text: show(now[key]), set: (k) => set(key, list[k]) });
-    };
-    const pick = (key) => choice(`${key}-${id}`, choices[key].name,
-      choices[key].values.map((value) => [value, value_of(key, value)]), now[key], (value) => set(key, value));
-    return h("div", { key: "settings", class: "touch-settings" },
-      Object.keys(choices).filter((key) => key !== "seed").map((key) => (choices[key].texts ? pick(key) : scale(key))),
-      stepper({ name: "seed", value: now.seed, min: 0, max: 99, set: (value) => set("seed", value) }));
+    return h("div.settings", {},
+      Object.entries(choices).map(([key, { name, values: list, texts }]) => {
+        const take = act((value) => set(key, value));
+        if (key === "seed") return touch.stepper({ name, value: now.seed, min: 0, max: 99, set: take });
+        return texts ? controls.choice(key, name, list.map((value) => [value, value_of(key, value)]), take, now[key])
+          : controls.slider(key, name, { value: list.indexOf(now[key]), min: 0, max: list.length - 1,
+            text: show(now[key]), take: (k) => take(list[k]) });
+      }));
   }
 
   function code() {
     const text = state.run ? train.python(state.settings, data, dice) : state.problem;
-    return h("details", { key: "code", class: "touch-code", open: state.code ? "" : null,
-      on: { toggle: (event) => { state.code = event.currentTarget.open; redraw(); } } },
-    h("summary", {}, "As code"), state.code ? [
-      h("p", {}, "These lines do the same with ", h("code", {}, "cnn"), ", to the last digits of float64."),
-      h("pre", { key: "python", tabindex: 0 }, text),
-      h("p", {}, "What this page would print:"),
-      h("pre", { key: "printed", tabindex: 0 }, state.run?.epochs.map((epoch) =>
-        `EpochMetrics(${Object.entries(epoch).map((pair) => pair.join("=")).join(", ")})`).join("\n") || "Nothing yet.")] : null);
+    const toggle = act(({ currentTarget }) => { state.code = currentTarget.open; });
+    return h("details.code", { open: state.code ? "" : null, on: { toggle } },
+      h("summary", {}, "As code"), state.code ? [
+        h("p", {}, "These lines do the same with ", h("code", {}, "cnn"), ", to the last digits of float64."),
+        h("pre", { key: "python", tabindex: 0 }, text),
+        h("p", {}, "What this page would print:"),
+        h("pre", { key: "printed", tabindex: 0 }, state.run?.epochs.map((epoch) =>
+          `EpochMetrics(${Object.entries(epoch).map((pair) => pair.join("=")).join(", ")})`).join("\n") || "Nothing yet.")] : null);
   }
-
-  const share = () => h("p", { key: "share", class: "touch-share" },
-    h("a", { key: "link", href: link() }, "Link"), " to these settings.");
 
   function task([key, [title, goal]]) {
     const [now, bounds] = [state.settings, state.bounds];
@@ -377,11 +336,11 @@ touch.figure("train", (board, values) => {
       }, !state.run), guess ? [answer("luck"), answer("gain")] : null],
     }[key]?.();
     return h("li", { key: `task ${key}`, class: done ? "done" : null },
-      h("span", { class: "touch-check", role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
+      h("span.check", { role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
       h("div", {}, h("b", {}, title), h("p", {}, goal),
-        h("p", { key: `${key} text`, class: "touch-state", "aria-live": "polite" },
+        h("p.state", { key: `${key} text`, "aria-live": "polite" },
           bound ? `Bound at these first weights: ${bound.toPrecision(2)}. ${text}` : text),
-        h("div", { key: `${key} buttons`, class: "touch-buttons" }, values.setups[key] ? button(`set ${key}`,
+        h("div.buttons", {}, values.setups[key] ? button(`set ${key}`,
           "set it up", () => go({ ...defaults, ...values.setups[key] })) : null, more)));
   }
 
@@ -391,32 +350,29 @@ touch.figure("train", (board, values) => {
     const last = run.epochs.at(-1);
     if (run.lost) return `Over: ${run.lost}.`;
     if (!run.seen) return "It looks at the validation images.";
-    if (!last) return `Nothing is learned yet: ${percent((run.first ?? run.seen).accuracy)} of the validation images are read right.`;
+    if (!last) return `Nothing is learned yet: ${percent(run.first.accuracy)} of the validation images are read right.`;
     return `After epoch ${run.epochs.length} of ${run.settings.epochs}, ${percent(last.train_accuracy)} of the training images and ${
       percent(last.validation_accuracy)} of the validation images were read right.`;
   }
 
-  function picture(id) {
+  begin(state.settings);
+  draw(() => {
     const { run } = state;
-    if (run?.seen && !run.first) run.first = { ...run.seen };
+    if (run?.seen) run.first ??= run.seen;
     return {
-      parts: [buttons(), plots(), table()],
+      parts: [buttons(), plots(), table(["run", "epochs", "training", "validation"], [
+        run && row("now", "this run", run), state.old.map((old, k) => row("before", `before${k}`, old))])],
       words: words(),
       controls: [
-        settings(id),
-        h("div", { key: "pictures", class: "touch-pictures" }, run ? [filters(), run.seen ? [worst(), matrix()] : null] : null),
-        run ? layers() : null,
-        code(), share(),
-        h("ol", { key: "tasks", class: "touch-tasks" }, Object.entries(values.tasks).map(task)),
+        settings(),
+        h("div.pictures", {}, run && [filters(), run.seen && [worst(), matrix()]]),
+        run && layers(),
+        code(),
+        h("p.share", {}, h("a", { key: "link", href: link() }, "Link"), " to these settings."),
+        h("ol.tasks", {}, Object.entries(values.tasks).map(task)),
       ],
     };
-  }
-
-  begin(state.settings);
-  const redraw = touch.draw(board, picture);
+  });
   read();
   addEventListener("hashchange", read);
-  // Canvases keep their colours when the page turns dark; so they are drawn again.
-  new MutationObserver(redraw).observe(document.documentElement,
-    { attributes: true, attributeFilter: ["data-theme"] });
 });

@@ -1,9 +1,10 @@
-/* Train it yourself, what computes: a run from its settings, in pieces that take some
-   milliseconds each, and the Python that does the same with `cnn`. */
+/* Train it yourself, what computes: a run from its settings, in pieces of an image each,
+   and the Python that does the same with `cnn`. */
 
 "use strict";
 
 const train = (() => {
+  const { range } = touch;
   // What can be set, in the order of the board; the data of the build say how many
   // images there are. In the page's address each goes by its name here.
   const CONTROLS = {
@@ -22,39 +23,13 @@ const train = (() => {
     pool: { name: "pooling", values: [1, 2, 3, 4], texts: { 1: "none" } },
     act: { name: "activation", values: ["relu", "none"], texts: { relu: "ReLU" } },
     init: { name: "start", values: ["zero", "1e-3", "he", "10"], texts: { he: "He" } },
-    seed: { name: "seed", values: [...Array(100).keys()] },
+    seed: { name: "seed", values: range(100) },
   };
   const LARGEST = 1.5e6; // multiply-adds for an image: what one piece can bear
-  const PIECE = 4e5;
 
-  /* --- Dice, the same in JavaScript and in Python ---------------------------------- */
+  /* --- The network --- */
 
-  // A number of 32 bits, times a number, plus a number: what is left of that in 32 bits.
-  function dice(state) {
-    const uniform = () => {
-      state = (Math.imul(1664525, state) + 1013904223) >>> 0;
-      return state / 2 ** 32;
-    };
-    // Twelve throws, less their mean: nearly normal, variance 1, and exact.
-    const normal = () => {
-      let sum = 0;
-      for (let k = 0; k < 12; k++) sum += uniform();
-      return sum - 6;
-    };
-    const permutation = (count) => {
-      const order = [...Array(count).keys()];
-      for (let last = count - 1; last > 0; last--) {
-        const other = Math.floor(uniform() * (last + 1));
-        [order[last], order[other]] = [order[other], order[last]];
-      }
-      return order;
-    };
-    return { normal, permutation };
-  }
-
-  /* --- The network ------------------------------------------------------------------- */
-
-  // Its layers: name and numbers of each, and multiply-adds for an image.
+  // Its layers: name and numbers of each.
   function plan(s, side, classes) {
     let [channels, cost] = [1, 0];
     const layers = [];
@@ -74,7 +49,7 @@ const train = (() => {
     cost += channels * side ** 2 * classes;
     if (cost > LARGEST) throw new Error(
       `${(cost / 1e6).toFixed(1)} million multiply-adds for an image are too many for a page`);
-    return { layers, piece: Math.max(1, Math.min(32, Math.floor(PIECE / cost))) };
+    return layers;
   }
 
   const STD = {
@@ -84,16 +59,15 @@ const train = (() => {
   // A run at its first weights. data: learn and judge, {images, labels} each; greys, the
   // scaled number of each grey; side; names.
   function start(settings, data) {
-    const { layers, piece } = plan(settings, data.side, data.names.length);
-    const network = new cnn.Sequential(
-      ...layers.map(([name, ...sizes]) => new cnn[name](...sizes)));
-    const [roll, parameters] = [dice(settings.seed), network.parameters()];
+    const network = new cnn.Sequential(...plan(settings, data.side, data.names.length)
+      .map(([name, ...sizes]) => new cnn[name](...sizes)));
+    const [roll, parameters] = [touch.dice(settings.seed), network.parameters()];
     for (const { value: { shape, data: w } } of parameters) {
       if (shape.length === 1) continue; // biases start at 0
       const std = STD[settings.init](w.length / shape[0]);
       for (let k = 0; k < w.length; k++) w[k] = std * roll.normal();
     }
-    const run = { settings, data, network, parameters, piece, roll, batches: [], epochs: [],
+    const run = { settings, data, network, parameters, roll, batches: [], epochs: [],
       gradients: [], images: 0, lost: null,
       optimizer: new cnn.SGD(parameters, settings.lr, settings.momentum, settings.decay),
       size: parameters.reduce((sum, p) => sum + p.value.data.length, 0) };
@@ -101,41 +75,40 @@ const train = (() => {
     return run;
   }
 
-  // Images and labels at some places of a set.
-  function take({ images, labels }, places, { greys, side }) {
-    const [size, x] = [side * side, cnn.array([places.length, 1, side, side])];
-    places.forEach((place, row) => {
-      for (let a = 0; a < size; a++)
-        x.data[row * size + a] = greys[images.data[place * size + a]];
-    });
-    return [x, places.map((place) => labels.data[place])];
+  // The image at some place of a set, (1, 1, side, side), and its label.
+  function take({ images, labels }, place, { greys, side }) {
+    const x = cnn.array([1, 1, side, side]);
+    for (let a = 0; a < side * side; a++) x.data[a] = greys[images.data[place * side * side + a]];
+    return [x, labels.data[place]];
   }
 
-  const pieces = (list, size) => Array.from({ length: Math.ceil(list.length / size) },
-    (_, k) => list.slice(k * size, (k + 1) * size));
-  const best = (row) => row.reduce((most, v, k) => (v > row[most] ? k : most), 0);
-  const answers = ({ shape: [n, classes], data }) =>
-    Array.from({ length: n }, (_, r) => best(data.subarray(r * classes, (r + 1) * classes)));
-  const count = (k) => [...Array(k).keys()];
+  function permutation(count, { uniform }) {
+    const order = range(count);
+    for (let last = count - 1; last > 0; last--) {
+      const other = Math.floor(uniform() * (last + 1));
+      [order[last], order[other]] = [order[other], order[last]];
+    }
+    return order;
+  }
+
+  const largest = (row) => row.reduce((best, v, k) => (v > row[best] ? k : best), 0);
+  const norm = (data) => Math.sqrt(data.reduce((sum, g) => sum + g * g, 0));
 
   /* The mean gradient of some images, left in the parameters' grad, and the mean loss and
-     the right answers: in pieces, for a batch at once would hold the page up. */
+     the right answers: image by image, for a batch at once would hold the page up. */
   function* gradient(run, places) {
-    const sums = run.parameters.map((p) => new Float64Array(p.value.data.length));
+    const sums = run.parameters.map((p) => p.value.data.slice().fill(0));
     let [loss, right] = [0, 0];
-    for (const part of pieces(places, run.piece)) {
-      const [x, labels] = take(run.data.learn, part, run.data);
-      const logits = run.network.forward(x);
-      const share = part.length / places.length;
-      const grad = cnn.cross_entropy_backward(logits, labels);
-      for (let k = 0; k < grad.data.length; k++) grad.data[k] *= share;
-      run.network.backward_parameters(grad);
-      run.parameters.forEach((p, i) => {
-        for (let k = 0, sum = sums[i], g = p.grad.data; k < g.length; k++) sum[k] += g[k];
+    for (const place of places) {
+      cnn.briefly(() => {
+        const [x, label] = take(run.data.learn, place, run.data);
+        const logits = run.network.forward(x);
+        run.network.backward(cnn.cross_entropy_backward(logits, [label]));
+        run.parameters.forEach((p, i) => cnn.add(sums[i], 0, 1 / places.length, p.grad.data));
+        loss += cnn.cross_entropy(logits, [label]) / places.length;
+        right += largest(logits.data) === label;
       });
-      loss += share * cnn.cross_entropy(logits, labels);
-      right += answers(logits).filter((answer, r) => answer === labels[r]).length;
-      run.images += part.length;
+      run.images += 1;
       yield;
     }
     run.parameters.forEach((p, i) => { p.grad = cnn.array(p.value.shape, sums[i]); });
@@ -150,7 +123,9 @@ const train = (() => {
     yield "epoch";
     for (;;) {
       let [loss_sum, correct] = [0, 0];
-      for (const batch of pieces(run.roll.permutation(s.n), s.batch)) {
+      const order = permutation(s.n, run.roll);
+      for (let first = 0; first < s.n; first += s.batch) {
+        const batch = order.slice(first, first + s.batch);
         const [loss, right] = yield* gradient(run, batch);
         if (!Number.isFinite(loss)) return lose(run, loss);
         run.gradients = parameters.map((p) => norm(p.grad.data));
@@ -168,8 +143,6 @@ const train = (() => {
     }
   }
 
-  const norm = (data) => Math.sqrt(data.reduce((sum, g) => sum + g * g, 0));
-
   function lose(run, loss) {
     run.lost = `the loss is ${loss === Infinity ? "infinite" : "not a number"} after ${
       run.batches.length} steps`;
@@ -179,22 +152,21 @@ const train = (() => {
   // Asks the network about all images to judge by.
   function* judge(run) {
     const { data: { judge: set, names }, network } = run;
+    const count = set.labels.data.length;
     const seen = { loss: 0, accuracy: 0, worst: 0, most: -1, dead: [],
       confusion: new Int32Array(names.length ** 2) };
-    for (const part of pieces(count(set.labels.data.length), 2 * run.piece)) {
-      let [x, labels] = take(set, part, run.data);
-      network.layers.forEach((layer, k) => {
-        x = layer.forward(x);
-        if (layer instanceof cnn.ReLU) alive(seen.dead[k] ??= new Uint8Array(x.shape[1]), x);
-      });
-      const [log_p, said] = [cnn.log_softmax(x), answers(x)];
-      labels.forEach((label, r) => {
-        const loss = -log_p.data[r * names.length + label];
-        seen.loss += loss / set.labels.data.length;
-        seen.accuracy += (said[r] === label) / set.labels.data.length;
-        seen.confusion[label * names.length + said[r]] += 1;
-        if (loss > seen.most) Object.assign(seen, { most: loss, worst: part[r],
-          said: said[r], p: [said[r], label].map((c) => Math.exp(log_p.data[r * names.length + c])) });
+    for (let place = 0; place < count; place++) {
+      cnn.briefly(() => {
+        let [x, label] = take(set, place, run.data);
+        network.layers.forEach((layer, k) => {
+          x = layer.forward(x);
+          if (layer instanceof cnn.ReLU) alive(seen.dead[k] ??= new Uint8Array(x.shape[1]), x);
+        });
+        const [loss, said] = [cnn.cross_entropy(x, [label]), largest(x.data)];
+        seen.loss += loss / count;
+        seen.accuracy += (said === label) / count;
+        seen.confusion[label * names.length + said] += 1;
+        if (loss > seen.most) Object.assign(seen, { most: loss, worst: place, said });
       });
       yield;
     }
@@ -203,20 +175,22 @@ const train = (() => {
     return run.seen = seen;
   }
 
-  function alive(lit, { shape: [, maps, rows, columns], data }) {
-    for (let a = 0; a < data.length; a++)
-      if (data[a] > 0) lit[Math.floor(a / (rows * columns)) % maps] = 1;
+  // Which maps of an image have a number above 0.
+  function alive(lit, { data }) {
+    const size = data.length / lit.length;
+    for (let k = 0; k < lit.length; k++)
+      lit[k] ||= data.subarray(k * size, (k + 1) * size).some((v) => v > 0);
   }
 
-  /* --- What is asked of a run --------------------------------------------------------- */
+  /* --- What is asked of a run --- */
 
   /* The greatest curvature of the loss at the first weights, on its first images: power
      iteration on differences of gradients, as in the chapter on hyperparameters. */
   function* curvature(settings, data, rounds = 12, h = 1e-4) {
     const run = start(settings, data);
-    const places = count(Math.min(settings.n, 100));
+    const places = range(Math.min(settings.n, 100));
     const first = run.parameters.flatMap((p) => [...p.value.data]);
-    const roll = dice(1);
+    const roll = touch.dice(1);
     function* at(v, by) {
       let k = 0;
       for (const { value } of run.parameters)
@@ -243,24 +217,24 @@ const train = (() => {
   /* The one matrix that a network without ReLU and pooling is: asked with an image of
      zeros and with one image for each pixel. Returns how far the matrix is from the
      network on the images to judge by, as a share of the largest logit. */
-  function* collapse({ network, data, piece }) {
+  function* collapse({ network, data }) {
     const [size, classes] = [data.side ** 2, data.names.length];
-    const zeros = () => cnn.array([1, 1, data.side, data.side]);
-    const bias = network.forward(zeros()).data;
+    const ask = (...lit) => { // those pixels are 1
+      const x = cnn.array([1, 1, data.side, data.side]);
+      for (const d of lit) x.data[d] = 1;
+      return network.forward(x).data;
+    };
+    const bias = ask();
     const columns = [];
     for (let d = 0; d < size; d++) {
-      const x = zeros();
-      x.data[d] = 1;
-      columns.push(network.forward(x).data.map((v, k) => v - bias[k]));
-      if (d % piece === 0) yield;
+      columns.push(ask(d).map((v, k) => v - bias[k]));
+      yield;
     }
     let [apart, most] = [0, 0];
-    for (const part of pieces(count(data.judge.labels.data.length), piece)) {
-      const [x] = take(data.judge, part, data);
-      network.forward(x).data.forEach((logit, a) => {
-        const [row, k] = [Math.floor(a / classes), a % classes];
-        let sum = bias[k];
-        for (let d = 0; d < size; d++) sum += columns[d][k] * x.data[row * size + d];
+    for (let place = 0; place < data.judge.labels.data.length; place++) {
+      const [x] = take(data.judge, place, data);
+      network.forward(x).data.forEach((logit, k) => {
+        const sum = columns.reduce((total, column, d) => total + column[k] * x.data[d], bias[k]);
         apart = Math.max(apart, Math.abs(sum - logit));
         most = Math.max(most, Math.abs(logit));
       });
@@ -269,12 +243,11 @@ const train = (() => {
     return { apart: apart / most, numbers: (size + 1) * classes };
   }
 
-  /* --- As code ------------------------------------------------------------------------ */
+  /* --- As code --- */
 
   // dice: the chapter's own cell, which imports and defines them.
   function python(s, data, dice) {
-    const { layers } = plan(s, data.side, data.names.length);
-    const lines = layers.map(([name, ...sizes]) => ({
+    const lines = plan(s, data.side, data.names.length).map(([name, ...sizes]) => ({
       Conv2d: ([c, f, k, step, p]) => `Conv2d(${c}, ${f}, ${k}, stride=${step}, padding=${p}, rng=rng)`,
       MaxPool2d: ([k]) => `MaxPool2d(${k})`,
       Linear: ([d, m]) => `Linear(${d}, ${m}, rng=rng)`,

@@ -11,7 +11,7 @@ train.tasks = (() => {
 
   const whole = (count) => count.toLocaleString("en");
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const points = (share) => (100 * share).toFixed(1);
+  const points = (share) => touch.fixed(100 * share, 1);
   const told = (key, value) => CONTROLS[key].texts?.[value] ?? String(value);
   // The controls in which two settings differ.
   const changed = (a, b, besides = []) => Object.keys(CONTROLS)
@@ -106,7 +106,7 @@ train.tasks = (() => {
     return { id: JSON.stringify([old.settings, now.settings]), gain, doubt,
       is: Math.abs(gain) > 2 * doubt ? "gain" : "luck",
       what: `${CONTROLS[key].name} ${told(key, now.settings[key])} instead of ${told(key, old.settings[key])
-      }: ${points(gain).replace("-", "\u2212")} points in the mean of the seeds` };
+      }: ${points(gain)} points in the mean of the seeds` };
   }
 
   function luck(runs, { guesses }) {
