@@ -70,7 +70,7 @@ touch.figure("start", (board, values) => {
     const lost = (value) => value >= LARGEST || value < LEAST;
     return touch.plot(key, `${title}: ${power(size(layers[0]))} in layer 1, ${
       power(size(layers.at(-1)))} in layer ${layers.length}`, 172, [
-      mark(4, 14, title, ""),
+      mark(4, 13, title, ""),
       [-1, -0.5, 0, 0.5, 1].map((share) => mark(LEFT - 5, down(share * most) + 4, `10${up(share * most)}`)),
       layers.map((layer, l) => {
         const [one, end] = [down(0), down(powers(size(layer)))];
