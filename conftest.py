@@ -28,6 +28,7 @@ parser.add_argument("--package", type=Path)
 FOLDER = parser.parse_known_args()[0].package
 if FOLDER:
     sys.path.insert(0, str(FOLDER.resolve()))
+    os.environ.setdefault("HYPOTHESIS_PROFILE", "reader")
     # For the children of the tests too, wherever they are started.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -39,6 +40,7 @@ KINDS = ("right", "wrong", "not yet there", "for a later chapter")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--package", metavar="DIR", help="judge a reader's cnn")
+    parser.addoption("--chapter", help="of it, one: layers/linear, say")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"there is no {FOLDER}/cnn; expected --package, on the "
                 "command line, to name a folder of tangle.py --blank."
             )
-        config.pluginmanager.register(Judge(FOLDER))
+        judge = Judge(FOLDER, config.getoption("--chapter"))
+        config.pluginmanager.register(judge)
 
 
 def missing(module: Path) -> list[re.Match[str]]:
@@ -75,7 +78,7 @@ def at_once(test: Any) -> Any:
 class Judge:
     """Runs the tests of the ground floor, and says what they found."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chapter: str | None) -> None:
         import tangle
 
         self.folder = folder
@@ -91,6 +94,13 @@ class Judge:
         self.found: dict[str, dict[str, list[str]]] = {
             page: {kind: [] for kind in KINDS} for page in self.pages.values()
         }
+        asked = {page for page in self.found if chapter in (None, page[5:-3])}
+        if not asked:
+            names = ", ".join(page[5:-3] for page in self.found)
+            raise pytest.UsageError(
+                f"--chapter was given {chapter}; expected one of {names}."
+            )
+        self.asked = asked
 
     def page_of(self, item: Any) -> str | None:
         """The chapter that a test is of; a layer's contract is of its own.
@@ -112,7 +122,7 @@ class Judge:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Put the tests in the order of the book."""
-        items[:] = [item for item in items if self.page_of(item)]
+        items[:] = [item for item in items if self.page_of(item) in self.asked]
         for item in items:
             item.user_properties.append(("page", self.page_of(item)))
             drawn = getattr(item.obj, "hypothesis", None)

@@ -100,7 +100,8 @@ class Layer(Function):
     def backward_parameters(self, grad_output: np.ndarray) -> None:
         """Only the parameters' grad: dL/dx is left out where it can be.
 
-        grad_output: dL/dy, like y. Nobody needs that to a network's images.
+        Here it cannot, and backward is called. grad_output: dL/dy, like y.
+        Nobody needs dL/dx of a network's images.
         Equation: eq-layer-weight.
         """
         self.backward(grad_output)

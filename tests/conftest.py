@@ -46,6 +46,14 @@ settings.register_profile(
     print_blob=True,
 )
 settings.register_profile(
+    "reader",  # of the blank page: one fault, in few words
+    max_examples=50,
+    deadline=None,
+    database=None,
+    phases=[*{*Phase} - {Phase.explain}],
+    report_multiple_bugs=False,
+)
+settings.register_profile(
     "mutants",
     max_examples=30,
     deadline=None,

@@ -282,19 +282,30 @@ def test_the_first_step_goes_as_it_is_told(blank: Path) -> None:
             path.write_text(
                 fill(fill(text, "scale", scale), "mean_and_std", mean)
             )
-            verdict = judge(blank, "tests/test_data.py")
+            verdict = judge(blank, "--chapter=foundations/data")
             wrong = [s for s in verdict.found.values() if s == "wrong"]
             assert len(wrong) == len(lines), verdict.printed
             assert all(line in verdict.printed for line in lines)
             assert set(verdict.found.values()) <= {"right", "wrong"}
+            assert set(verdict.page.values()) == {PAGES[0]}
     finally:
         path.write_text(text)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "chapter", "said"),
+    [
+        ("none", "foundations/data", "there is no none/cnn; expected"),
+        (".", "layers/lineal", "given layers/lineal; expected one of found"),
+    ],
+)
+def test_what_there_is_not_to_judge_is_named(
+    package: str, chapter: str, said: str
+) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", f"--package={tmp_path}"),
+            *(sys.executable, "-m", "pytest", f"--package={package}"),
+            f"--chapter={chapter}",
             "conftest.py",  # not tests/, which would import PyTorch
         ],
         cwd=ROOT,
@@ -302,7 +313,7 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"there is no {tmp_path}/cnn" in done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.slow

@@ -405,7 +405,7 @@ def test_the_toy_normalisation_keeps_its_promise(training):
     layer.scale.value[...] = [0.5, 2, 3]
     x = rng().standard_normal((6, 3))
     errors = check_gradients(layer, x, np.random.default_rng(1))
-    assert max(errors.values()) < 1e-7
+    assert max(errors.values()) < 1e-7, errors
 
 
 def test_without_a_shorter_way_backward_parameters_is_backward():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnn.gradient_check import check_gradients, numerical_gradient
@@ -32,6 +32,8 @@ def test_forward_and_backward_agree_with_pytorch(shape, seed, whole):
 
 
 @given(st.floats(width=64), st.floats(width=64))
+@example(np.nan, 1.0)
+@example(0.0, np.inf)
 def test_one_number_is_its_definition(number, gradient):
     """Any float there is: infinite, nan, -0.0, the smallest ones."""
     y = float(relu(np.array([number]))[0])

@@ -579,6 +579,8 @@ def blank_cell(cell: Cell, chapter: str) -> Cell:
         # Its docstring stays, and the checks with which it begins.
         told = ast.get_docstring(node) is not None
         checks = list(itertools.takewhile(is_check, node.body[told:]))
+        while checks and not is_check(checks[-1], alone=True):
+            checks.pop()
         first = node.body[0]
         start = first.lineno - 1
         if told or checks:
@@ -593,13 +595,17 @@ def blank_cell(cell: Cell, chapter: str) -> Cell:
     return dataclasses.replace(cell, source="\n".join(lines))
 
 
-def is_check(node: ast.stmt) -> bool:
-    """Tell if a statement only looks at what a function was given."""
+def is_check(node: ast.stmt, alone: bool = False) -> bool:
+    """Tell if a statement only looks at what a function was given.
+
+    Unless alone, also if it gives a check a name: contract = "x (N, D)".
+    """
     if isinstance(node, ast.If):
         return isinstance(node.body[0], ast.Raise)
     value = getattr(node, "value", None)
     if not isinstance(value, ast.Call):
-        return False
+        calls = any(isinstance(part, ast.Call) for part in ast.walk(node))
+        return isinstance(node, ast.Assign) and not alone and not calls
     return ast.unparse(value.func).startswith("check_")
 
 
