@@ -59,7 +59,7 @@ def check_picture(picture: np.ndarray) -> None:
 def paper_light(light: np.ndarray) -> np.ndarray:
     """How bright clean paper would be at each place, like light.
 
-    light: (H, W). More than half of it shows paper.
+    light: (H, W). Thin strokes on paper; a dark margin can mislead it.
     Equation: eq-own-digits-paper.
     """
     u = np.linspace(-1, 1, light.shape[0])[:, np.newaxis]
@@ -202,7 +202,7 @@ def fit(digit: np.ndarray, frame: Frame) -> np.ndarray:
 def prepare_digit(picture: Any, dataset: Dataset) -> np.ndarray:
     """A picture of one digit as an image of the data set, (1, 1, H, W).
 
-    picture: as lightness takes it, of any size; more than half is paper.
+    picture: as lightness takes it, of any size; thin strokes on paper.
     dataset: what the network was trained on, MNIST or the digits.
     ValueError if it is no picture, blank, or shows several digits.
     """
