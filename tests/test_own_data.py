@@ -114,7 +114,7 @@ TOLD = [(0, 1, 2, 3), (0, 3, 1, 2)]
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("images", [COLOUR, COLOUR[..., :1]])
-def test_no_order_of_the_axes_is_scrambled_in_silence(
+def test_each_order_with_h_before_w_is_right_or_refused(
     images: np.ndarray, order: tuple[int, ...]
 ) -> None:
     turned = images.transpose(order)
