@@ -23,6 +23,7 @@ from onnx.backend.test.loader import load_model_tests
 from cnn import (
     SGD,
     Flatten,
+    Nesterov,
     Parameter,
     conv2d,
     cross_entropy,
@@ -370,13 +371,12 @@ def pad_node(a: Attributes, x: np.ndarray, *given: np.ndarray) -> Arrays:
 def momentum(
     a: Attributes, lr: np.ndarray, step: np.ndarray, *arrays: np.ndarray
 ) -> Arrays:
-    if a["mode"] != b"standard":
-        raise CannotExpress("Nesterov's momentum")
     if step > 0 and a["beta"] != 1:
         raise CannotExpress("a weight of the gradient")
     count = len(arrays) // 3
     parameters = [Parameter(x.copy()) for x in arrays[:count]]
-    sgd = SGD(parameters, float(lr), a["alpha"], a["norm_coefficient"])
+    make = {b"standard": SGD, b"nesterov": Nesterov}[a["mode"]]
+    sgd = make(parameters, float(lr), a["alpha"], a["norm_coefficient"])
     for p, grad in zip(parameters, arrays[count : 2 * count], strict=True):
         p.grad = grad
     sgd.velocities = [v.copy() for v in arrays[2 * count :]]

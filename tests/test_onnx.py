@@ -34,7 +34,6 @@ REASONS = {
     "weights of the classes": "each image counts alike",
     "log-probabilities whose sum is not 1": "the loss is taken from logits",
     "other interpolation than between four pixels": "distort needs no other",
-    "Nesterov's momentum": "SGD has the plain one",
 }
 
 
