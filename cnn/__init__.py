@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     from cnn.beyond.own_data import make_datasets
     from cnn.beyond.own_digits import prepare_digit
     from cnn.beyond.parallel import ParallelStep
+    from cnn.beyond.residual import (
+        AvgPool2d,
+        GlobalAvgPool2d,
+        Residual,
+        avg_pool2d,
+        avg_pool2d_backward,
+    )
     from cnn.beyond.workers import DistributedStep, open_workers
     from cnn.experiments.experiment import run_experiment
 
@@ -57,13 +64,18 @@ if TYPE_CHECKING:
 UPSTAIRS = {
     "Adam": "cnn.beyond.adam",
     "AdamW": "cnn.beyond.adam",
+    "AvgPool2d": "cnn.beyond.residual",
     "BatchNorm2d": "cnn.beyond.batch_norm",
     "DistributedStep": "cnn.beyond.workers",
     "Dropout": "cnn.beyond.dropout",
     "ExponentialMovingAverage": "cnn.beyond.averaging",
+    "GlobalAvgPool2d": "cnn.beyond.residual",
     "Nesterov": "cnn.beyond.adam",
     "ParallelStep": "cnn.beyond.parallel",
     "RMSprop": "cnn.beyond.adam",
+    "Residual": "cnn.beyond.residual",
+    "avg_pool2d": "cnn.beyond.residual",
+    "avg_pool2d_backward": "cnn.beyond.residual",
     "batch_norm": "cnn.beyond.batch_norm",
     "batch_norm_backward": "cnn.beyond.batch_norm",
     "distort": "cnn.beyond.augmentation",
@@ -87,6 +99,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AvgPool2d",
     "BatchNorm2d",
     "Buffer",
     "Conv2d",
@@ -97,6 +110,7 @@ __all__ = [
     "EpochMetrics",
     "ExponentialMovingAverage",
     "Flatten",
+    "GlobalAvgPool2d",
     "Layer",
     "Linear",
     "MaxPool2d",
@@ -105,9 +119,12 @@ __all__ = [
     "Parameter",
     "RMSprop",
     "ReLU",
+    "Residual",
     "Sequential",
     "accuracy",
     "average_precision_recall_f1",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
     "check_gradients",
