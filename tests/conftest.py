@@ -19,14 +19,17 @@ from hypothesis import HealthCheck, Phase, settings
 from toys import one_of_each
 
 from cnn import (
+    AvgPool2d,
     BatchNorm2d,
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool2d,
     Layer,
     Linear,
     MaxPool2d,
     ReLU,
+    Residual,
 )
 
 
@@ -138,6 +141,12 @@ def trained_norm() -> BatchNorm2d:
     return layer
 
 
+def halving_block() -> Residual:
+    """Whose two ways halve the maps, whatever their size."""
+    body = Conv2d(2, 3, 3, 2, 1, rng=rng()), ReLU()
+    return Residual(*body, shortcut=Conv2d(2, 3, 1, 2, rng=rng()))
+
+
 # Each layer that `cnn` exports, how it is made, and the shape of an x for it.
 # All that the contract asks is tested of each of them, in test_layer.py.
 CONTRACT_LAYERS = {
@@ -149,6 +158,9 @@ CONTRACT_LAYERS = {
     "Linear": (lambda: Linear(5, 3, rng=rng()), (4, 5)),
     "Sequential": (one_of_each, (4, 2, 6, 6)),
     "BatchNorm2d": (trained_norm, (4, 2, 6, 6)),
+    "Residual": (halving_block, (4, 2, 6, 6)),
+    "AvgPool2d": (lambda: AvgPool2d(3, 2, 1), (4, 2, 6, 6)),
+    "GlobalAvgPool2d": (GlobalAvgPool2d, (4, 2, 6, 6)),
 }
 
 

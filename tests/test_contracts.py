@@ -197,6 +197,18 @@ CALLS = {
         "confusion (3, 3)",
         ("average_precision_recall_f1",),
     ),
+    "avg_pool2d": Row(
+        lambda x: cnn.avg_pool2d(x, 3, 1, 1),
+        "x (4*, 2*, 6*, 6*)",
+        ("avg_pool2d",),
+    ),
+    "avg_pool2d_backward": Row(
+        lambda grad_output: cnn.avg_pool2d_backward(
+            grad_output, (4, 2, 6, 6), 3, 1
+        ),
+        "grad_output (4, 2, 4, 4)",
+        ("avg_pool2d_backward",),
+    ),
     "batch_norm": Row(
         cnn.batch_norm,
         "x (4*, 2, 6*, 6*), weight (2,), bias (2,), mean (2,), var (2,)",
@@ -360,6 +372,9 @@ FREE = {
     "Linear": "x (4*, 5)",
     "Sequential": "x (4*, 2, 6*, 6*)",
     "BatchNorm2d": "x (4*, 2, 6*, 6*)",
+    "Residual": "x (4*, 2, 6*, 6*)",
+    "AvgPool2d": "x (4*, 2*, 6*, 6*)",
+    "GlobalAvgPool2d": "x (4*, 2*, 6*, 6*)",
     "ConvReLUPool": "x (4*, 2, 6*, 6*)",
 }
 MAKERS = {name: make for name, (make, _) in CONTRACT_LAYERS.items()} | {
@@ -376,8 +391,9 @@ MAKERS = {name: make for name, (make, _) in CONTRACT_LAYERS.items()} | {
 def layer_row(name: str, way: str) -> Row:
     make, x = MAKERS[name], FREE[name]
     if way == "forward":
-        lower = name.lower().replace("maxpool", "max_pool")
-        says = name, lower, *(STEP if name == "Sequential" else ())
+        lower = re.sub("(max|avg)pool", r"\1_pool", name.lower())
+        of_layers = name in ("Sequential", "Residual")
+        says = name, lower, *(STEP if of_layers else ())
         if name == "ConvReLUPool":
             says = ("Conv2d",)
         return Row(lambda x: make().to(np.float64).forward(x), x, says)
@@ -788,6 +804,20 @@ SIZED: dict[str, tuple[Any, Callable[..., Any]]] = {
     "MaxPool2d": (
         cnn.MaxPool2d,
         lambda kernel_size=3, **sizes: cnn.MaxPool2d(kernel_size, **sizes),
+    ),
+    "AvgPool2d": (
+        cnn.AvgPool2d,
+        lambda kernel_size=3, **sizes: cnn.AvgPool2d(kernel_size, **sizes),
+    ),
+    "avg_pool2d": (
+        cnn.avg_pool2d,
+        lambda kernel_size=3, **sizes: cnn.avg_pool2d(X, kernel_size, **sizes),
+    ),
+    "avg_pool2d_backward": (
+        cnn.avg_pool2d_backward,
+        lambda kernel_size=3, **sizes: cnn.avg_pool2d_backward(
+            X[..., :4, :4], X.shape, kernel_size, **{"stride": 1} | sizes
+        ),
     ),
     "conv2d": (cnn.conv2d, partial(cnn.conv2d, X, W, B)),
     "conv2d_backward": (

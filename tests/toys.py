@@ -14,16 +14,19 @@ import psutil
 
 from cnn import (
     SGD,
+    AvgPool2d,
     BatchNorm2d,
     Conv2d,
     CrossEntropyLoss,
     Dataset,
     Dropout,
     Flatten,
+    GlobalAvgPool2d,
     Layer,
     Linear,
     MaxPool2d,
     ReLU,
+    Residual,
     Sequential,
 )
 from cnn.back.files import read_digits
@@ -128,6 +131,32 @@ def normalised_convolutions(seed: int = 0) -> Sequential:
     ).to(np.float64)
 
 
+def residual_network(seed: int = 0) -> Sequential:
+    """(N, 2, 6, 6) -> (N, 3), in float64: two blocks, each normalised."""
+    rng = np.random.default_rng(seed)
+    return Sequential(
+        Conv2d(2, 4, 3, padding=1, rng=rng),
+        Residual(
+            BatchNorm2d(4),
+            ReLU(),
+            Conv2d(4, 4, 3, padding=1, rng=rng),
+        ),
+        AvgPool2d(3, 1, 1),
+        Residual(
+            BatchNorm2d(4),
+            ReLU(),
+            Conv2d(4, 5, 3, 2, 1, rng=rng),  # -> (3, 3)
+            BatchNorm2d(5),
+            ReLU(),
+            Conv2d(5, 5, 1, rng=rng),
+            shortcut=Conv2d(4, 5, 1, 2, rng=rng),
+        ),
+        GlobalAvgPool2d(),
+        Flatten(),
+        Linear(5, 3, rng=rng),
+    ).to(np.float64)
+
+
 def two_matrices(seed: int = 0) -> Sequential:
     """(N, 3) -> (N, 2), in float32, where no image is needed."""
     rng = np.random.default_rng(seed)
@@ -209,6 +238,16 @@ def to_torch(layer: Layer) -> torch.nn.Module:
             twin = nn.Linear(d, m)
         case MaxPool2d():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case AvgPool2d():
+            return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
+        case GlobalAvgPool2d():
+            return nn.AdaptiveAvgPool2d(1)
+        case Residual():
+            twin, past = nn.Module(), layer.shortcut
+            twin.body = to_torch(layer.body)
+            twin.shortcut = to_torch(past) if past else nn.Identity()
+            twin.forward = lambda x: twin.shortcut(x) + twin.body(x)
+            return twin
         case Dropout():
             return nn.Dropout(layer.p).train(layer.training)
         case BatchNorm2d():
