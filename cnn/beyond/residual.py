@@ -122,6 +122,7 @@ class AvgPool2d(Layer):
         self.kernel_size, self.stride, self.padding = sizes
 
     def forward(self, x: np.ndarray) -> np.ndarray:
+        (x,) = check_arrays("AvgPool2d", "x (N, C, H, W)", x)
         y = avg_pool2d(x, self.kernel_size, self.stride, self.padding)
         self.save_for_backward(y, x.shape)
         return y
