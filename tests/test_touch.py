@@ -1180,8 +1180,8 @@ def check_broken(figure: Figure, picked: set[int], checked: bool) -> None:
         assert np.allclose(drawn[:, 0], np.arange(46) / 45 * 150, atol=0.1)
         scale = 74 / max(c[0] for c in smooth)
         assert np.allclose(78 - drawn[:, 1], curve * scale, atol=0.1)
+        assert f"ends at {curve[-1]:.3f}" in texts[f"layer{k}"]
         if not checked:
-            assert f"ends at {curve[-1]:.3f}" in texts[f"layer{k}"]
             continue
         for name, error in zip(BROKEN["kinds"], errors[k], strict=True):
             shown = from_power(texts[f"e{k}{name}"])
@@ -1190,16 +1190,20 @@ def check_broken(figure: Figure, picked: set[int], checked: bool) -> None:
             (True, True): "found",
             (True, False): "accused, but right",
             (False, True): "missed",
-            (False, False): "right",
+            (False, False): "rightly spared",
         }[k in picked, k in wrong]
         assert texts[f"verdict{k}"] == verdict
     if checked:
         assert int(texts["found"]) == len(picked & wrong)
         assert int(texts["accused"]) == len(picked - wrong)
-        lowest = int(np.argmin([c[-1] for c in smooth]))
-        word = "broken" if lowest in wrong else "right"
-        assert f"Lowest at the end: layer {lowest + 1}, which is {word}" in (
-            figure.said()
+        ends = [c[-1] for c in smooth]
+        least = min(ends[k] for k in range(len(ends)) if k not in wrong)
+        low = [str(k + 1) for k in sorted(wrong) if ends[k] < least]
+        said = f"each right layer: {', '.join(low) or 'none'}. The numbers"
+        assert said in figure.said()
+        gap = re.search(r"most (\S+), of wrong ones at least", figure.said())
+        assert from_power(gap[1]) == pytest.approx(
+            errors[errors < 1e-4].max(), rel=0.5
         )
     else:
         assert int(texts["picked"]) == len(picked)

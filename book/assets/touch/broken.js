@@ -25,7 +25,7 @@ touch.figure("broken", (board, values) => {
   const broken = (k) => Math.max(...error(k)) > WRONG;
 
   const verdict = (k) => (state.picked.has(k) ? (broken(k) ? "found" : "accused, but right")
-    : broken(k) ? "missed" : "right");
+    : broken(k) ? "missed" : "rightly spared");
 
   function card(k) {
     const [picked, { checked }] = [state.picked.has(k), state];
@@ -40,7 +40,8 @@ touch.figure("broken", (board, values) => {
       path("axes", "M.5 2V78.5H150"),
       layers.filter((other) => other !== k).map((other) => curve(`${other}`, "thin pale", line[other])),
       curve("own", `own ${kind}`, line[k])),
-    h("span", {}, h("b", {}, k + 1), checked ? ` ${names[k]}` : ` ends at ${ends[k].toFixed(3)}`),
+    h("span", {}, h("b", {}, k + 1), checked ? ` ${names[k]}` : "",
+      ` ends at ${ends[k].toFixed(3)}`),
     h("span.verdict", { key: `verdict${k}` },
       checked ? verdict(k) : picked ? "broken?" : "\u00a0"),
     checked && kinds.map((name, a) => h("span.error", {}, `${name} `,
@@ -59,11 +60,17 @@ touch.figure("broken", (board, values) => {
 
   function words() {
     if (state.hasty) return "Guess first: pick the curves that look broken.";
-    if (!state.checked) return "Some of these layers have a wrong gradient. Whose loss gives it away?";
-    const order = [...layers].sort((a, b) => ends[a] - ends[b]);
-    const said = (k) => `layer ${k + 1}, which is ${broken(k) ? "broken" : "right"}`;
-    return `Lowest at the end: ${said(order[0])}. Highest: ${said(order.at(-1))}. `
-      + "Right errors lie near 10\u207b\u00b9\u2070, wrong ones far above.";
+    const wrong = layers.filter(broken);
+    if (!state.checked) {
+      return `${wrong.length} of these layers have a wrong gradient. Whose loss gives it away?`;
+    }
+    const right = layers.filter((k) => !broken(k));
+    const low = wrong.filter((k) => right.every((r) => ends[k] < ends[r]));
+    const all = layers.flatMap(error);
+    return `Broken, and yet lower at the end than each right layer: ${low.map((k) => k + 1).join(", ") || "none"}. `
+      + "The numbers are relative errors of the gradients: of right ones at most "
+      + `${power(Math.max(...all.filter((e) => e <= WRONG)), 0)}, of wrong ones at least `
+      + `${power(Math.min(...all.filter((e) => e > WRONG)), 0)}.`;
   }
 
   draw(() => ({
