@@ -123,12 +123,18 @@ def test_nothing_but_what_the_ground_floor_derives_is_taken_out() -> None:
             if function not in out:
                 assert ast.unparse(node) == ast.unparse(before)
                 continue
-            # The docstring and the checks, and nothing behind them.
+            # The docstring, the checks, a name for what they are given, and
+            # nothing behind them.
             *kept, stub = map(ast.unparse, node.body)
             assert kept == list(map(ast.unparse, before.body))[: len(kept)]
             assert stub.startswith("raise NotImplementedError")
             told = ast.get_docstring(node) is not None
-            assert all("ValueError" in x or "check_" in x for x in kept[told:])
+            checks = ["ValueError" in x or "check_" in x for x in kept[told:]]
+            assert all(checks[-1:])
+            for node, check in zip(before.body[told:], checks, strict=False):
+                assert check or isinstance(node, ast.Assign)
+                calls = (isinstance(n, ast.Call) for n in ast.walk(node))
+                assert check or not any(calls)
 
 
 def test_what_has_an_equation_or_does_a_layers_work_is_taken_out() -> None:

@@ -510,9 +510,18 @@ def test_pencil_writes_with_equals(open_figure: Open) -> None:
     assert figure.page.locator(".touch .lost").count() == 4
     assert figure.page.locator(".touch .bad").count() == 3
     figure.at("d2").click()
-    assert figure.sum().endswith("= 3")
+    assert figure.sum().endswith("\u2192 1\u00b73 = 3")
+    assert "3 outputs, and keeps what the last one sent; += gave 6." in (
+        figure.said()
+    )
+    assert "No" not in figure.said()  # that was said of another guess
     figure.choose("+=")
     check_pencil(figure, *PENCIL.values(), G)
+    assert figure.sum().endswith("= 6")  # still the one that was picked
+    figure.choose("2")
+    figure.choose("=")
+    figure.at("d2").click()
+    assert "Right: x\u2082 hears from 2 outputs" in figure.said()
 
 
 # --- how many windows fit ----------------------------------------------------
@@ -647,6 +656,8 @@ def test_pooling_by_pointer(open_figure: Open) -> None:
     check_pooling(figure, x)
     figure.choose("each")
     check_pooling(figure, x, ties="all")
+    paid = pooled(x, 2, 2, 0, "all", -np.inf)[1].sum()
+    assert f"In all, {paid:g} is paid" in figure.said()
     figure.choose("in shares")
     check_pooling(figure, x, ties="shared")
     figure.slide("k", 3)
@@ -673,7 +684,8 @@ def test_pooling_by_keys(open_figure: Open) -> None:
     check_pooling(figure, x, p=1)
     figure.page.locator("input[value='0'][type='radio']").press("Space")
     check_pooling(figure, x, p=1, frame=0)
-    assert "what it won is lost" in figure.said()
+    assert "sent to the frame is lost" in figure.said()
+    assert figure.said().startswith("Window (0, 1)")  # still the one picked
 
 
 # --- the step h ------------------------------------------------------------

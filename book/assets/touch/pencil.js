@@ -11,6 +11,7 @@ touch.figure("pencil", (board, values) => {
   };
   const { draw, act, choice } = board(state);
   const back = Boolean(state.g);
+  const added = (all) => all.reduce((total, [, , part]) => total + part, 0);
 
   /* y_i = sum_u w_u x_(si+u), and back: what each output sends to each pixel. */
   function compute() {
@@ -21,8 +22,7 @@ touch.figure("pencil", (board, values) => {
     // heard[j]: [i, w, product] of the outputs that read pixel j, in order.
     const heard = x.map((_, j) => rows.filter((i) => T[i][j] !== null)
       .map((i) => [i, T[i][j], back ? T[i][j] * g[i] : 0]));
-    const grad = heard.map((all) => (state.adds
-      ? all.reduce((total, [, , part]) => total + part, 0) : all.at(-1)?.[2] ?? 0));
+    const grad = heard.map((all) => (state.adds ? added(all) : all.at(-1)?.[2] ?? 0));
     return { T, y, rows, heard, grad, loses: heard.map((all) => all.length > 1) };
   }
 
@@ -102,7 +102,7 @@ touch.figure("pencil", (board, values) => {
     const left = ["\u2202L/\u2202", letter("x"), sub(j), " = "];
     if (!terms.length) return [left, number("g", 0)];
     return [left, state.adds ? sum(terms) : [...terms.slice(0, -1)
-      .map((term) => [h("s", {}, sum([term])), ", "]), sum(terms.slice(-1))],
+      .map((term) => [h("s", {}, sum([term])), " \u2192 "]), sum(terms.slice(-1))],
     " = ", number("g", grad[j])];
   }
 
@@ -110,16 +110,14 @@ touch.figure("pencil", (board, values) => {
     if (state.asked) return "Backward now writes with = instead of +=.";
     const [j, losers] = [state.pixel, loses.flatMap((lost, k) => (lost ? [`x${sub(k)}`] : []))];
     const outputs = (all) => (all.length === 1 ? "one output" : `${all.length} outputs`);
-    if (state.guess !== null && !state.adds) {
-      const [right, all] = [loses[state.guess], heard[state.guess]];
-      return `${right ? "Right" : "No"}: x${sub(state.guess)} hears from ${outputs(all)}${
-        all.length === 1 ? " only, so nothing is written over. " : ", and keeps what the last one sent. "}${
-        losers.length ? `Dashed: ${losers.join(", ")}.` : "Here none loses."}`;
-    }
     if (j === null) return back
       ? `Row ${state.row} of T is column ${state.row} of its transpose.`
       : "The same three weights at each place: change one, and all places change.";
     if (!heard[j].length) return `No window reads x${sub(j)}, so its gradient is 0.`;
+    if (!state.adds) return `${state.guess !== j ? "" : loses[j] ? "Right: " : "No: "}x${sub(j)} hears from ${
+      outputs(heard[j])}${loses[j] ? ", and keeps what the last one sent; += gave "
+      + show(added(heard[j])) : " only, so nothing is written over"}. ${
+      losers.length ? `Dashed: ${losers.join(", ")}.` : "Here none loses."}`;
     return `x${sub(j)} was read by ${outputs(heard[j])}, and hears ${show(grad[j])}.${
       heard[j].length === state.w.length ? " Its row holds the weights reversed." : ""}`;
   }
@@ -134,11 +132,14 @@ touch.figure("pencil", (board, values) => {
       controls: [
         touch.stepper(spin(kind, k)),
         choice("stride", "stride", [1, 2], act((value) => {
-          Object.assign(state, { stride: value, row: 0, pixel: null });
+          Object.assign(state, { stride: value, row: 0, guess: null, asked: !state.adds });
+          if (state.asked) state.pixel = null;
           if (kind === "g" && k > 1) state.last = "g0";
         })),
-        back ? choice("adds", "backward writes with", [[true, "+="], [false, "="]], act((value) =>
-          Object.assign(state, { adds: value, asked: !value && state.guess === null, pixel: null }))) : null,
+        back ? choice("adds", "backward writes with", [[true, "+="], [false, "="]], act((value) => {
+          Object.assign(state, { adds: value, asked: !value && state.guess === null });
+          if (state.asked) state.pixel = null;
+        })) : null,
       ],
     };
   });

@@ -15,6 +15,7 @@ touch.figure("pooling", (board, values) => {
   function compute() {
     const { x, k, s, p, ties, frame } = state;
     const size = [rows, columns].map((n) => Math.floor((n + 2 * p - k) / s) + 1);
+    state.window = state.window.map((n, axis) => Math.min(n, size[axis] - 1));
     const grad = new Map(); // "row column" -> what arrives there
     const windows = range(size[0]).flatMap((i) => range(size[1]).map((j) => {
       const places = range(k * k).map((n) => {
@@ -74,14 +75,13 @@ touch.figure("pooling", (board, values) => {
     return [`Window (${mine.at.join(", ")}): the largest is ${infinite(mine.top)}${
       mine.tied > 1 ? `, ${mine.tied} times` : ""}. Its gradient goes back, ${share}${where}.`,
     arrived + lost > windows.length + 1e-9
-      && " More arrives than was sent: ties were paid in full, again and again.",
-    lost > 0 && " The frame won, and what it won is lost."];
+      && ` In all, ${short(arrived + lost)} is paid, more than was sent.`,
+    lost > 0 && " What windows sent to the frame is lost."];
   }
 
   const set = (name) => act((value) => {
     state[name] = value;
     state.p = Math.min(state.p, Math.floor(state.k / 2)); // or a window holds only frame
-    state.window = [0, 0];
   });
 
   draw(() => {
