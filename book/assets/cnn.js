@@ -220,6 +220,10 @@ const cnn = (() => {
 
   class Layer {
     parameters() { return Object.values(this).filter((held) => held?.grad); }
+    keep(grad_x, grad_weight, grad_bias) {
+      [this.weight.grad, this.bias.grad] = [grad_weight, grad_bias];
+      return grad_x;
+    }
   }
 
   class Conv2d extends Layer {
@@ -233,9 +237,7 @@ const cnn = (() => {
       return conv2d(this.x = x, this.weight.value, this.bias.value, ...this.steps);
     }
     backward(g) {
-      const [grad_x, ...grads] = conv2d_backward(g, this.x, this.weight.value, ...this.steps);
-      [this.weight.grad, this.bias.grad] = grads;
-      return grad_x;
+      return this.keep(...conv2d_backward(g, this.x, this.weight.value, ...this.steps));
     }
   }
   class ReLU extends Layer {
@@ -258,11 +260,7 @@ const cnn = (() => {
       this.bias = parameter(out_features);
     }
     forward(x) { return linear(this.x = x, this.weight.value, this.bias.value); }
-    backward(g) {
-      const [grad_x, ...grads] = linear_backward(g, this.x, this.weight.value);
-      [this.weight.grad, this.bias.grad] = grads;
-      return grad_x;
-    }
+    backward(g) { return this.keep(...linear_backward(g, this.x, this.weight.value)); }
   }
 
   class Sequential extends Layer {

@@ -15,6 +15,7 @@ const touch = (() => {
   };
 
   const range = (count) => [...Array(count).keys()];
+  const cells = (rows, columns) => range(rows).flatMap((r) => range(columns).map((c) => [r, c]));
   const clip = (value, least, most) => Math.max(least, Math.min(most, value));
 
   /* --- What the page carries --- */
@@ -35,10 +36,8 @@ const touch = (() => {
       const still = script.closest(".cell_output")?.querySelector("figure");
       const caption = still?.querySelector("figcaption");
       if (!caption) continue;
-      const element = document.createElement("div");
-      element.className = `touch touch-${name}`;
-      element.setAttribute("role", "group");
-      element.setAttribute("aria-label", "What can be moved");
+      const element = Object.assign(document.createElement("div"), {
+        className: `touch touch-${name}`, role: "group", ariaLabel: "What can be moved" });
       try {
         const { hint, values } = JSON.parse(script.textContent, unpack);
         for (const [key, held] of Object.entries(values))
@@ -100,8 +99,10 @@ const touch = (() => {
   const native = (node) => node.tagName === "BUTTON"; // it has its own role and keys
 
   function update(node, child) {
+    if (node.touchSaid === child) return; // the very description that it has
+    node.touchSaid = child;
     if (!child.tag) {
-      if (node.data !== String(child)) node.data = String(child);
+      node.data = String(child);
       return;
     }
     const { key, group, spin, pick, on, paint, ...attributes } = child.props;
@@ -221,28 +222,31 @@ const touch = (() => {
       while (node && !node.touchDo?.spin && !node.touchDo?.pick) node = node.parentElement;
       return node;
     };
-    element.addEventListener("pointerdown", (event) => {
-      const node = at(event);
-      if (!node?.touchDo.spin || event.button) return;
-      drag = { node, from: event.clientX - event.clientY };
-      node.setPointerCapture(event.pointerId);
-    });
-    element.addEventListener("pointermove", (event) => {
-      if (!drag) return;
-      const by = Math.trunc((event.clientX - event.clientY - drag.from) / PIXELS);
-      if (!by) return;
-      drag.from += by * PIXELS;
-      step(drag.node, by);
-    });
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
-      element.addEventListener(end, () => { drag = null; });
-    element.addEventListener("click", (event) => at(event)?.touchDo.pick?.());
-    element.addEventListener("focusin", () => rove(element));
-    element.addEventListener("keydown", (event) => {
-      const node = at(event);
-      if (!node || event.altKey || event.ctrlKey || event.metaKey) return;
-      if (keys(node, event.key, element)) event.preventDefault();
-    });
+    const lift = () => { drag = null; };
+    const heard = {
+      pointerdown(event) {
+        const node = at(event);
+        if (!node?.touchDo.spin || event.button) return;
+        drag = { node, from: event.clientX - event.clientY };
+        node.setPointerCapture(event.pointerId);
+      },
+      pointermove(event) {
+        if (!drag) return;
+        const by = Math.trunc((event.clientX - event.clientY - drag.from) / PIXELS);
+        if (!by) return;
+        drag.from += by * PIXELS;
+        step(drag.node, by);
+      },
+      pointerup: lift, pointercancel: lift, lostpointercapture: lift,
+      click: (event) => at(event)?.touchDo.pick?.(),
+      focusin: () => rove(element),
+      keydown(event) {
+        const node = at(event);
+        if (!node || event.altKey || event.ctrlKey || event.metaKey) return;
+        if (keys(node, event.key, element)) event.preventDefault();
+      },
+    };
+    for (const [name, act] of Object.entries(heard)) element.addEventListener(name, act);
   }
 
   // Returns whether the key was ours.
@@ -358,7 +362,7 @@ const touch = (() => {
   }
 
   // The path of some cells: [row, column], ...
-  const squares = (cells) => cells.map(([r, c]) => `M${c} ${r}h1v1h-1z`).join("");
+  const squares = (some) => some.map(([r, c]) => `M${c} ${r}h1v1h-1z`).join("");
   // Where a cell stands on a grid.
   const at = (row, column) => `grid-row:${row};grid-column:${column}`;
 
@@ -388,7 +392,7 @@ const touch = (() => {
     } });
 
   return {
-    figure, h, range, clip, show, fixed, sub, up, power, letter, number, sum, dice, stepper,
+    figure, h, range, cells, clip, show, fixed, sub, up, power, letter, number, sum, dice, stepper,
     arrow, place, path, plot, mark, curve, dot, scale, field, squares, at, pixels,
   };
 })();

@@ -5,7 +5,7 @@
 "use strict";
 
 touch.figure("digit", (board, values) => {
-  const { h, show, sum, number, range, clip, arrow, place, at } = touch;
+  const { h, show, sum, number, range, cells, clip, arrow, place, at } = touch;
   const [, , side] = values.images.shape;
   const { parameters, mean, std, names, labels, white } = values;
   const FINE = 8; // a pixel of an image is drawn as 8 x 8 of a fine one
@@ -21,6 +21,7 @@ touch.figure("digit", (board, values) => {
   const { draw, act, button } = board(state);
   const WHAT = ["convolution", "ReLU", "max pooling"];
   const shelf = labels.map((_, k) => values.images.data.subarray(k * side * side, (k + 1) * side * side));
+  const inside = (row, column) => row >= 0 && row < side && column >= 0 && column < side;
   const lay = (which) => Object.assign(state, { which, strokes: [], shift: [0, 0] });
 
   /* --- From strokes to pixels --- */
@@ -69,7 +70,7 @@ touch.figure("digit", (board, values) => {
       : shelf[state.which] ?? [];
     return Float64Array.from({ length: side * side }, (_, a) => {
       const [row, column] = [Math.floor(a / side) - state.shift[0], a % side - state.shift[1]];
-      return (row >= 0 && row < side && column >= 0 && column < side && base[row * side + column]) || 0;
+      return (inside(row, column) && base[row * side + column]) || 0;
     });
   }
 
@@ -90,8 +91,7 @@ touch.figure("digit", (board, values) => {
     data.subarray(c * rows * columns, (c + 1) * rows * columns);
 
   // The cells of a window that has its corner at [top, left].
-  const window_of = (size, top, left) => range(size ** 2).map((a) =>
-    [top + Math.floor(a / size), left + a % size]);
+  const window_of = (size, top, left) => cells(size, size).map(([r, q]) => [top + r, left + q]);
 
   /* What was picked, { layer, map, row, column }, and the cells that it was made of:
      [array, map, row, column, size], the image being array -1. */
@@ -101,9 +101,9 @@ touch.figure("digit", (board, values) => {
     const marks = [[layer, c, row, column, 1]];
     if (layer === 2) {
       const [data, columns] = [one(arrays[1], c), arrays[1].shape[3]];
-      const cells = window_of(pool[0], row * pool[1], column * pool[1]);
-      marks.push([1, c, ...cells[0], pool[0]]);
-      [row, column] = cells.reduce((best, [r, q]) =>
+      const tile = window_of(pool[0], row * pool[1], column * pool[1]);
+      marks.push([1, c, ...tile[0], pool[0]]);
+      [row, column] = tile.reduce((best, [r, q]) =>
         (data[r * columns + q] > data[best[0] * columns + best[1]] ? [r, q] : best));
     }
     if (layer) marks.push([0, c, row, column, 1]);
@@ -176,8 +176,7 @@ touch.figure("digit", (board, values) => {
       return ["max(", told, layer === 1 ? ", 0) = " : ") = ", value];
     }
     const products = window_of(kernel, row - padding, column - padding).map(([r, q], a) => {
-      const inside = r >= 0 && r < side && q >= 0 && q < side;
-      const pixel = inside ? (seen[r * side + q] - mean) / std : 0;
+      const pixel = inside(r, q) ? (seen[r * side + q] - mean) / std : 0;
       return ["w", Number(weight[c * kernel ** 2 + a].toFixed(2)), "x", Number(pixel.toFixed(2))];
     });
     return kernel > 3 ? [`${products.length} products, and the bias `, two("w", bias[c]), ": ", value]

@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("pooling", (board, values) => {
-  const { h, show, sub, letter, number, range, at } = touch;
+  const { h, show, sub, letter, number, cells, at } = touch;
   const [rows, columns] = values.x.shape;
   const state = { x: [...values.x.data], k: 2, s: 2, p: 0, ties: "first", frame: -Infinity,
     window: [0, 0], last: 0 };
@@ -17,9 +17,9 @@ touch.figure("pooling", (board, values) => {
     const size = [rows, columns].map((n) => Math.floor((n + 2 * p - k) / s) + 1);
     state.window = state.window.map((n, axis) => Math.min(n, size[axis] - 1));
     const grad = new Map(); // "row column" -> what arrives there
-    const windows = range(size[0]).flatMap((i) => range(size[1]).map((j) => {
-      const places = range(k * k).map((n) => {
-        const [a, b] = [i * s + Math.floor(n / k) - p, j * s + n % k - p];
+    const windows = cells(...size).map(([i, j]) => {
+      const places = cells(k, k).map(([u, v]) => {
+        const [a, b] = [i * s + u - p, j * s + v - p];
         return [a, b, inside(a, b) ? x[a * columns + b] : frame];
       });
       const top = Math.max(...places.map(([, , value]) => value));
@@ -28,7 +28,7 @@ touch.figure("pooling", (board, values) => {
       for (const [a, b] of winners)
         grad.set(`${a} ${b}`, (grad.get(`${a} ${b}`) ?? 0) + (ties === "shared" ? 1 / tied.length : 1));
       return { at: [i, j], top, tied: tied.length, winners };
-    }));
+    });
     let [arrived, lost] = [0, 0];
     for (const [place, value] of grad) {
       if (inside(...place.split(" ").map(Number))) arrived += value;
@@ -45,7 +45,7 @@ touch.figure("pooling", (board, values) => {
 
   function map({ grad }) {
     const { k, s, p, window: [i, j] } = state;
-    const cells = range(rows + 2 * p).flatMap((r) => range(columns + 2 * p).map((c) => {
+    const numbers = cells(rows + 2 * p, columns + 2 * p).map(([r, c]) => {
       const [a, b] = [r - p, c - p];
       const [image, place, got] = [inside(a, b), a * columns + b, grad.get(`${a} ${b}`)];
       return h("span.cell", { key: `x${image ? place : `${a} ${b}`}`, style: at(r + 1, c + 1),
@@ -53,8 +53,8 @@ touch.figure("pooling", (board, values) => {
           spin: spin(place), on: { focus: act(() => { state.last = place; }) } } : {}) },
       h("span", {}, image ? show(state.x[place]) : infinite(state.frame)),
       got ? h("small.got", { key: `d${a} ${b}` }, short(got)) : null);
-    }));
-    return h("div.grid.pooling-map", { style: `--n:${columns + 2 * p}` }, cells,
+    });
+    return h("div.grid.pooling-map", { style: `--n:${columns + 2 * p}` }, numbers,
       h("span.frame", { style: at(`${i * s + 1}/span ${k}`, `${j * s + 1}/span ${k}`) }));
   }
 

@@ -30,7 +30,7 @@ touch.figure("train", (board, values) => {
 
   /* --- Who works when --- */
 
-  let [waiting, drawn] = [false, 0];
+  let [waiting, rest] = [false, 0];
   const turn = new MessageChannel(); // a timer would rest for 4 ms each time
   turn.port1.onmessage = work;
   const wake = () => {
@@ -55,9 +55,16 @@ touch.figure("train", (board, values) => {
         if (value === "lost" || (value === "epoch" && state.run.epochs.length === state.run.settings.epochs)) ended();
       }
     }
-    const now = performance.now();
-    if (!wanted() || now - drawn > 120) setTimeout(() => { redraw(); drawn = performance.now(); });
+    if (!wanted() || performance.now() > rest) setTimeout(show_it);
     if (wanted()) wake();
+  }
+
+  // Not so often that drawing would take more than a tenth of the time.
+  function show_it() {
+    const begun = performance.now();
+    redraw();
+    const ended = performance.now();
+    rest = ended + Math.max(120, 9 * (ended - begun));
   }
 
   function ended() {
@@ -128,6 +135,14 @@ touch.figure("train", (board, values) => {
     element.closest("figure").scrollIntoView();
   }
 
+  // The description of a part, while what it depends on is the same.
+  const kept = {};
+  function keep(describe, ...on) {
+    const { name } = describe;
+    if (!kept[name]?.on.every((value, k) => value === on[k])) kept[name] = { on, part: describe() };
+    return kept[name].part;
+  }
+
   /* --- Curves --- */
 
   const [LEFT, RIGHT, TOP, BOTTOM] = [46, 310, 22, 182];
@@ -184,10 +199,9 @@ touch.figure("train", (board, values) => {
 
   const table = (heads, rows) => h("table", {},
     h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
-  const value_of = (key, value) => show(tasks.told(key, value));
   // What a run was set to, where that is not as the board was at first.
   const told = (settings) => tasks.changed(settings, defaults, ["epochs"])
-    .map((key) => `${choices[key].name} ${value_of(key, settings[key])}`).join(", ") || "as at first";
+    .map((key) => `${choices[key].name} ${tasks.told(key, settings[key])}`).join(", ") || "as at first";
 
   function row(kind, key, { name, settings, epochs, lost }) {
     const last = epochs.at(-1);
@@ -302,7 +316,7 @@ touch.figure("train", (board, values) => {
       Object.entries(choices).map(([key, { name, values: list, texts }]) => {
         const take = act((value) => set(key, value));
         if (key === "seed") return touch.stepper({ name, value: now.seed, min: 0, max: 99, set: take });
-        return texts ? controls.choice(key, name, list.map((value) => [value, value_of(key, value)]), take, now[key])
+        return texts ? controls.choice(key, name, list.map((value) => [value, tasks.told(key, value)]), take, now[key])
           : controls.slider(key, name, { value: list.indexOf(now[key]), min: 0, max: list.length - 1,
             text: show(now[key]), take: (k) => take(list[k]) });
       }));
@@ -364,8 +378,8 @@ touch.figure("train", (board, values) => {
         run && row("now", "this run", run), state.old.map((old, k) => row("before", `before${k}`, old))])],
       words: words(),
       controls: [
-        settings(),
-        h("div.pictures", {}, run && [filters(), run.seen && [worst(), matrix()]]),
+        keep(settings, state.settings),
+        h("div.pictures", {}, run && [filters(), run.seen && [keep(worst, run.seen, state.at.worst), keep(matrix, run.seen, state.at.matrix)]]),
         run && layers(),
         code(),
         h("p.share", {}, h("a", { key: "link", href: link() }, "Link"), " to these settings."),

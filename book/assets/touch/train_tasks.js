@@ -12,7 +12,7 @@ train.tasks = (() => {
   const whole = (count) => count.toLocaleString("en");
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const points = (share) => touch.fixed(100 * share, 1);
-  const told = (key, value) => CONTROLS[key].texts?.[value] ?? String(value);
+  const told = (key, value) => touch.show(CONTROLS[key].texts?.[value] ?? value);
   // The controls in which two settings differ.
   const changed = (a, b, besides = []) => Object.keys(CONTROLS)
     .filter((key) => a[key] !== b[key] && !besides.includes(key));

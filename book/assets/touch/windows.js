@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("windows", (board, values) => {
-  const { h, show, letter, number, field, squares, path, range } = touch;
+  const { h, show, letter, number, field, squares, cells, path, range } = touch;
   const state = { H: values.H, k: values.k, s: values.s, p: values.p,
     window: [0, 0], pixel: null };
   const { draw, act, slider } = board(state);
@@ -23,7 +23,6 @@ touch.figure("windows", (board, values) => {
       frame: unread.filter((a) => !inside(a)) };
   }
 
-  const all = (side) => range(side).flatMap((r) => range(side).map((c) => [r, c]));
   const grid = (side) => path("lines", range(side + 1).map((a) =>
     `M0 ${a}h${side}M${a} 0v${side}`).join(""));
   const outline = ([i, j], side, step, kind = "") => h("rect.outline", { class: kind,
@@ -35,21 +34,19 @@ touch.figure("windows", (board, values) => {
     const { H, k, s, p, window, pixel } = state;
     const often = ([r, c]) => readers[r].length * readers[c].length;
     const inside = (a) => a >= p && a < H + p;
-    const levels = new Map();
-    for (const cell of all(framed)) {
-      const level = `${cell.every(inside) ? "pixels" : "frame"} ${often(cell) ? "" : "unread"}`;
-      levels.set(level, [...(levels.get(level) ?? []), cell]);
-    }
+    const all = cells(framed, framed);
+    const kind = (cell) => `${cell.every(inside) ? "pixels" : "frame"} ${often(cell) ? "read" : "unread"}`;
     const shown = pixel ? meeting(readers, pixel) : count ? [window] : [];
     return field("image", {
       name: `The image with its frame, ${framed} rows. Arrow keys pick a pixel.`,
       rows: framed, columns: framed, at: pixel, view: [-0.1, -0.1, framed + 0.2],
       set: see((cell) => ({ pixel: cell })),
     },
-    [...levels].map(([level, cells]) => h("path", { class: level, d: squares(cells) })),
-    path("crosses", all(framed).filter((cell) => !often(cell))
+    ["pixels read", "pixels unread", "frame read", "frame unread"].map((name) =>
+      h("path", { class: name, d: squares(all.filter((cell) => kind(cell) === name)) })),
+    path("crosses", all.filter((cell) => !often(cell))
       .map(([r, c]) => `M${c + 0.3} ${r + 0.3}l.4 .4m0 -.4l-.4 .4`).join("")),
-    framed <= 12 ? all(framed).filter(often).map(([r, c]) => h("text", { key: `n${r}-${c}`,
+    framed <= 12 ? all.filter(often).map(([r, c]) => h("text", { key: `n${r}-${c}`,
       x: c + 0.5, y: r + 0.52, "font-size": 0.46 }, often([r, c]))) : null,
     grid(framed),
     shown.map((cell) => outline(cell, k, s)),
@@ -65,7 +62,7 @@ touch.figure("windows", (board, values) => {
       view: [-0.1 - shift, -0.1 - shift, framed + 0.2],
       set: see((cell) => ({ window: cell })),
     },
-    h("path", { class: "outputs", d: squares(all(count)) }),
+    h("path", { class: "outputs", d: squares(cells(count, count)) }),
     h("path", { class: "lit", d: squares(pixel ? meeting(readers, pixel) : [window]) }),
     grid(count));
   }
