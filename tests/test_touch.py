@@ -264,6 +264,7 @@ DIGIT = {
     "parameters": [p.value for p in NETWORK.parameters()],
     "images": RNG.integers(0, 256, (3, 28, 28)).astype(np.uint8),
     **{"labels": [3, 1, 4], "mean": 33.3, "std": 78.6, "box": 20},
+    **{"padding": 0, "pool": [2, 2]},
     **{
         "white": 255,
         "pen": 2.2,

@@ -43,7 +43,7 @@ const touch = (() => {
         for (const [key, held] of Object.entries(values))
           if ([held].flat().some((one) => one instanceof Promise)) // others start at once
             values[key] = await (Array.isArray(held) ? Promise.all(held) : held);
-        still.insertBefore(element, caption);
+        caption.before(element);
         start((state) => board(element, state), values);
         still.classList.add("touched");
         render(caption, [...caption.childNodes, h("p.hint", {},
@@ -107,8 +107,7 @@ const touch = (() => {
     }
     const { key, group, spin, pick, on, paint, ...attributes } = child.props;
     node.touchDo = { spin, pick };
-    if (key !== undefined) attributes["data-key"] = key;
-    if (group !== undefined) attributes["data-group"] = group;
+    Object.assign(attributes, { "data-key": key, "data-group": group });
     if (spin) Object.assign(attributes, {
       role: "spinbutton", "aria-label": `${spin.name} = ${spin.text ?? show(spin.value)}`,
       "aria-valuenow": spin.value, "aria-valuemin": spin.min, "aria-valuemax": spin.max,
@@ -196,17 +195,19 @@ const touch = (() => {
 
   /* The number that was last used, with a button for less and one for more: for
      those who can neither drag nor press keys. */
-  const stepper = ({ name, value, set, min, max, step: size = 1, text = show(value) }) =>
-    h("span.stepper", { key: "stepper" },
-      h("button", { key: "less", "aria-label": `${name}: less`,
-        disabled: value <= min ? "" : null, pick: () => set(Math.max(min, value - size)) },
-      "\u2212"),
-      h("span", {}, `${name} = ${text}`),
-      h("button", { key: "more", "aria-label": `${name}: more`,
-        disabled: value >= max ? "" : null, pick: () => set(Math.min(max, value + size)) },
-      "+"));
+  function stepper({ name, value, set, min, max, step: size = 1, text = show(value) }) {
+    const [less, more] = [["less", "\u2212", -size], ["more", "+", size]].map(([key, sign, by]) => {
+      const next = clip(value + by, min, max);
+      return h("button", { key, "aria-label": `${name}: ${key}`, disabled: next === value ? "" : null,
+        pick: () => set(next) }, sign);
+    });
+    return h("span.stepper", { key: "stepper" }, less, h("span", {}, `${name} = ${text}`), more);
+  }
 
   /* --- Pointer and keys --- */
+
+  const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  const chord = (event) => event.altKey || event.ctrlKey || event.metaKey;
 
   function step(node, by) {
     const { value, set, min, max, step: size = 1 } = node.touchDo.spin;
@@ -242,7 +243,7 @@ const touch = (() => {
       focusin: () => rove(element),
       keydown(event) {
         const node = at(event);
-        if (!node || event.altKey || event.ctrlKey || event.metaKey) return;
+        if (!node || chord(event)) return;
         if (keys(node, event.key, element)) event.preventDefault();
       },
     };
@@ -258,18 +259,17 @@ const touch = (() => {
       return spin.set(key === "Home" ? spin.min : spin.max), true;
     if ((key === "Enter" || key === " ") && pick && !native(node))
       return pick(), true;
-    const along = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[key];
-    if (!along || !node.dataset.group) return false;
+    if (!ARROWS[key] || !node.dataset.group) return false;
     const all = [...element.querySelectorAll(`[data-group="${node.dataset.group}"]`)];
-    all[all.indexOf(node) + along]?.focus();
+    const [down, across] = ARROWS[key];
+    all[all.indexOf(node) + down + across]?.focus();
     return true;
   }
 
   // Where an arrow key leads: [rows, columns]; another key leads nowhere.
   function arrow(event) {
-    const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
-      ArrowRight: [0, 1] }[event.key];
-    if (!by || event.altKey || event.ctrlKey || event.metaKey) return null;
+    const by = ARROWS[event.key];
+    if (!by || chord(event)) return null;
     event.preventDefault();
     return by;
   }

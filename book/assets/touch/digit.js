@@ -7,16 +7,14 @@
 touch.figure("digit", (board, values) => {
   const { h, show, sum, number, range, cells, clip, arrow, place, at } = touch;
   const [, , side] = values.images.shape;
-  const { parameters, mean, std, names, labels, white } = values;
+  const { parameters, padding, pool, mean, std, names, labels, white } = values; // pool: size, stride
   const FINE = 8; // a pixel of an image is drawn as 8 x 8 of a fine one
-  const float64 = ({ shape, data }) => cnn.array(shape, Float64Array.from(data));
   const [filters, , kernel] = parameters[0].shape;
-  const [padding, pool] = [values.padding ?? 0, values.pool ?? [2, 2]]; // pool: size, stride
   const shown = Math.min(8, filters); // as many of its maps
   const network = new cnn.Sequential(new cnn.Conv2d(1, filters, kernel, 1, padding),
     new cnn.ReLU(), new cnn.MaxPool2d(...pool), new cnn.Flatten(),
     new cnn.Linear(parameters[2].shape[1], names.length));
-  network.parameters().forEach((held, k) => { held.value = float64(parameters[k]); });
+  network.parameters().forEach((held, k) => held.value.data.set(parameters[k].data));
   const state = { which: 0, strokes: [], shift: [0, 0], cell: null };
   const { draw, act, button } = board(state);
   const WHAT = ["convolution", "ReLU", "max pooling"];

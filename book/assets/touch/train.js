@@ -39,7 +39,7 @@ touch.figure("train", (board, values) => {
   };
 
   // A run judges its first weights without being told to; beyond that it needs "run".
-  const wanted = () => state.side ?? (state.run && !state.run.lost
+  const wanted = () => state.side?.job ?? (state.run && !state.run.lost
     && (state.playing || state.single || !state.run.seen) ? state.run.job : null);
 
   function work() {
@@ -47,8 +47,12 @@ touch.figure("train", (board, values) => {
     const begun = performance.now();
     while (wanted() && performance.now() - begun < SLICE) {
       if (state.side) { // the bound, or a collapse
-        const { done, value } = state.side.next();
-        if (done) finish(value);
+        const { job, then } = state.side;
+        const { done, value } = job.next();
+        if (done) {
+          state.side = null;
+          then(value);
+        }
       } else {
         const { value } = state.run.job.next();
         if (value) state.single = false;
@@ -72,13 +76,6 @@ touch.figure("train", (board, values) => {
     if (!state.series.length) return;
     begin({ ...state.settings, seed: state.series.shift() });
     state.playing = true;
-  }
-
-  // What the side job was asked for has come.
-  let finish = () => {};
-  function ask(job, then) {
-    state.side = job;
-    finish = (value) => { state.side = null; then(value); };
   }
 
   const runs = () => [...state.log, ...(state.run?.epochs.length || state.run?.lost
@@ -203,11 +200,11 @@ touch.figure("train", (board, values) => {
   const told = (settings) => tasks.changed(settings, defaults, ["epochs"])
     .map((key) => `${choices[key].name} ${tasks.told(key, settings[key])}`).join(", ") || "as at first";
 
-  function row(kind, key, { name, settings, epochs, lost }) {
-    const last = epochs.at(-1);
-    return h("tr", { key, class: kind },
+  function row(key, { name, settings, epochs, lost }) {
+    const [now, last] = [key === "this run", epochs.at(-1)];
+    return h("tr", { key, class: now ? "now" : null },
       h("td", {}, h("i.swatch", {}),
-        settings && kind !== "now" ? h("button.take", { title: "take these settings",
+        settings && !now ? h("button.take", { title: "take these settings",
           pick: act(() => go({ ...settings })) }, told(settings)) : name ?? told(settings)),
       [epochs.length, last ? percent(last.train_accuracy) : "\u2013",
         lost ? "lost" : last ? percent(last.validation_accuracy) : "\u2013"].map((text) => h("td", {}, text)));
@@ -340,10 +337,13 @@ touch.figure("train", (board, values) => {
     const answer = (said) => button(said, said, () => state.guesses.set(guess.id, { said, is: guess.is }));
     const bound = key === "cliff" && bounds.get(tasks.ground(now));
     const more = {
-      cliff: () => button("bound", "the bound", () => ask(train.curvature(now, data), (found) =>
-        bounds.set(tasks.ground(now), 2 * (1 + now.momentum) / (found + now.decay))), !state.run),
-      straight: () => button("collapse", "collapse it", () => ask(train.collapse(state.run),
-        (found) => { state.run.collapsed = found; }), !state.run || now.act !== "none" || now.pool !== 1),
+      cliff: () => button("bound", "the bound", () => {
+        state.side = { job: train.curvature(now, data), then: (found) =>
+          bounds.set(tasks.ground(now), 2 * (1 + now.momentum) / (found + now.decay)) };
+      }, !state.run),
+      straight: () => button("collapse", "collapse it", () => {
+        state.side = { job: train.collapse(state.run), then: (found) => { state.run.collapsed = found; } };
+      }, !state.run || now.act !== "none" || now.pool !== 1),
       luck: () => [button("five", "five seeds", () => {
         begin({ ...now, seed: 0 });
         Object.assign(state, { series: [1, 2, 3, 4], playing: true });
@@ -375,7 +375,7 @@ touch.figure("train", (board, values) => {
     if (run?.seen) run.first ??= run.seen;
     return {
       parts: [buttons(), plots(), table(["run", "epochs", "training", "validation"], [
-        run && row("now", "this run", run), state.old.map((old, k) => row("before", `before${k}`, old))])],
+        run && row("this run", run), state.old.map((old, k) => row(`before${k}`, old))])],
       words: words(),
       controls: [
         keep(settings, state.settings),
