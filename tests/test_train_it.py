@@ -519,7 +519,13 @@ def test_the_six_tasks_can_be_done(board: Callable[..., Board]) -> None:
             "&& document.querySelector('[data-key=\"this run\"]')"
             ".innerText.includes('seed 4')"
         )
-    assert "gain, or luck?" in figure.told("luck")
+    said = figure.told("luck")
+    assert "gain, or luck?" in said
+    told = said.split("seed by seed:")[1].replace("\u2212", "-")
+    *each, mean, error = map(float, re.findall(r"-?\d+\.\d", told))
+    assert len(each) == 5
+    assert mean == pytest.approx(np.mean(each), abs=0.1)
+    assert error == pytest.approx(np.std(each, ddof=1) / 5**0.5, abs=0.1)
     figure.at("gain").click()
     assert figure.done("luck"), figure.told("luck")
 

@@ -6,8 +6,7 @@
 train.tasks = (() => {
   const { CONTROLS } = train;
   const account = ({ settings, lost, size, collapsed, epochs }) => ({ lost, size, collapsed,
-    settings: { ...settings }, last: epochs.at(-1), epochs: epochs.length,
-    best: Math.max(0, ...epochs.map((epoch) => epoch.validation_accuracy)) });
+    settings: { ...settings }, last: epochs.at(-1), epochs: epochs.length });
 
   const whole = (count) => count.toLocaleString("en");
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -27,7 +26,7 @@ train.tasks = (() => {
     for (const { settings } of runs.filter(dead)) {
       const causes = changed(settings, defaults).filter((key) => all.includes(key));
       if (causes.length === 1) ways.set(causes[0], told(causes[0], settings[causes[0]]));
-      else text = "It is dead. But which of your changes was it?";
+      else text = "Dead. But which of your changes was it?";
     }
     if (ways.size) text = `${ways.size} of 3: ${
       [...ways].map(([key, value]) => `${CONTROLS[key].name} ${value}`).join(", ")}.`;
@@ -68,9 +67,10 @@ train.tasks = (() => {
   }
 
   function small(runs, { goal, par }) {
-    const [run] = runs.filter(({ best }) => best > goal).sort((a, b) => a.size - b.size);
+    const [run] = runs.filter(({ last }) => last?.validation_accuracy > goal)
+      .sort((a, b) => a.size - b.size);
     return { done: run?.size <= par,
-      text: run ? `${whole(run.size)} parameters reach ${percent(run.best)}.` : "" };
+      text: run ? `${whole(run.size)} parameters reach ${percent(run.last.validation_accuracy)}.` : "" };
   }
 
   function straight(runs) {
@@ -87,7 +87,8 @@ train.tasks = (() => {
   const error = (list) => list.reduce((sum, v) => sum + (v - mean(list)) ** 2, 0)
     / (list.length - 1) / list.length;
 
-  // The last two settings with five seeds, trained to the end, that differ in one control.
+  // The last two settings, trained to the end with the same five seeds, that differ in one
+  // control: the gain of each seed.
   function pair(runs) {
     const groups = new Map();
     for (const { settings, epochs, last } of runs) {
@@ -96,27 +97,30 @@ train.tasks = (() => {
       groups.set(key, (groups.get(key) ?? new Map()).set(settings.seed, last.validation_accuracy));
     }
     const five = [...groups].filter(([, seeds]) => seeds.size >= 5)
-      .map(([key, seeds]) => ({ settings: JSON.parse(key), seeds: [...seeds.values()] }));
+      .map(([key, seeds]) => ({ settings: JSON.parse(key), seeds }));
     const now = five.pop();
-    const old = five.reverse().find(({ settings }) => changed(settings, now.settings).length === 1);
+    const each = ({ seeds }) => [...now.seeds].flatMap(([seed, v]) =>
+      (seeds.has(seed) ? v - seeds.get(seed) : []));
+    const old = five.reverse().find((one) => changed(one.settings, now.settings).length === 1
+      && each(one).length >= 5);
     if (!old) return { five: now && 1 };
     const [key] = changed(old.settings, now.settings);
-    const gain = mean(now.seeds) - mean(old.seeds);
-    const doubt = Math.sqrt(error(now.seeds) + error(old.seeds));
-    return { id: JSON.stringify([old.settings, now.settings]), gain, doubt,
-      is: Math.abs(gain) > 2 * doubt ? "gain" : "luck",
+    const gains = each(old);
+    const doubt = Math.sqrt(error(gains));
+    return { id: JSON.stringify([old.settings, now.settings]),
+      is: Math.abs(mean(gains)) > 2 * doubt ? "gain" : "luck",
       what: `${CONTROLS[key].name} ${told(key, now.settings[key])} instead of ${told(key, old.settings[key])
-      }: ${points(gain)} points in the mean of the seeds` };
+      }, seed by seed: ${gains.map(points).join(" ")} points, mean ${points(mean(gains))} \u00b1 ${points(doubt)}.` };
   }
 
   function luck(runs, { guesses }) {
     const now = pair(runs);
     const done = [...guesses.values()].some(({ said, is }) => said === is);
-    if (!now.id) return { done, text: now.five ? "Five seeds are there. Now five of another setting." : "" };
+    if (!now.id) return { done, text: now.five ? "Now five seeds of another setting." : "" };
     const said = guesses.get(now.id)?.said;
     return { done, guess: said ? null : now, text: said
-      ? `${now.what}, with a standard error of ${points(now.doubt)}. You said ${said}, and it is ${now.is}.`
-      : `${now.what}. Is that gain, or luck?` };
+      ? `${now.what} You said ${said}, and it is ${now.is}.`
+      : `${now.what} Is that gain, or luck?` };
   }
 
   // What the bound depends on.
