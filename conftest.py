@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--chapter") and not config.getoption("--package"):
+        raise pytest.UsageError(
+            "--chapter was given without --package; expected a folder of "
+            "tangle.py --blank. Add --package mine."
+        )
     if config.getoption("--package"):
         if FOLDER is None or not (FOLDER / "cnn").is_dir():
             raise pytest.UsageError(

@@ -16,6 +16,7 @@ from test_optimizer import shapes
 from toys import (
     normalised_convolutions,
     seed_network,
+    steps_beside_torch,
     to_torch,
     two_convolutions,
 )
@@ -24,7 +25,6 @@ from cnn import (
     SGD,
     Adam,
     AdamW,
-    CrossEntropyLoss,
     Nesterov,
     ParallelStep,
     Parameter,
@@ -154,24 +154,11 @@ each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 def test_fifty_steps_of_a_network_stay_beside_pytorch(
     name, build, shape, classes
 ):
-    network, rng = build(), np.random.default_rng(1)
+    network = build()
     twin = to_torch(network)
-    ours, theirs = OPTIMIZERS[name]
-    ours, theirs = ours(network.parameters()), theirs(twin.parameters())
-    criterion = CrossEntropyLoss()
-    for _ in range(50):
-        x = rng.standard_normal((8, *shape))
-        labels = rng.integers(0, classes, 8)
-        loss = criterion.forward(network.forward(x), labels)
-        network.backward(criterion.backward())
-        ours.step()
-        there = torch.nn.functional.cross_entropy(
-            twin(torch.tensor(x)), torch.tensor(labels)
-        )
-        theirs.zero_grad()
-        there.backward()
-        theirs.step()
-        assert loss == pytest.approx(there.item(), rel=1e-8, abs=1e-10)
+    steps_beside_torch(
+        network, twin, (8, *shape), classes, OPTIMIZERS[name], within=1e-8
+    )
     for p, q in zip(network.parameters(), twin.parameters(), strict=True):
         # A bias before a normalisation has no gradient but rounding, and
         # that is no longer small when it is divided by its own size.

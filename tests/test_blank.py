@@ -322,6 +322,17 @@ def test_what_there_is_not_to_judge_is_named(
     assert said in done.stderr
 
 
+def test_a_chapter_without_a_package_is_refused() -> None:
+    done = subprocess.run(
+        [*(sys.executable, "-m", "pytest"), "--chapter=layers/relu", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Add --package mine" in done.stderr
+
+
 @pytest.mark.slow
 def test_chapter_by_chapter_exactly_its_tests_turn_green(
     blank: Path, tmp_path: Path

@@ -6,8 +6,9 @@ that defines them, and that should not cost it PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -269,14 +270,22 @@ def steps_beside_torch(
     theirs: torch.nn.Module,
     shape: tuple[int, ...],
     classes: int,
+    optimizers: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+    within: float = 1e-10,
 ) -> None:
-    """Fifty steps of both, with momentum and weight decay; equal losses."""
+    """Fifty steps of both, and equal losses.
+
+    optimizers: ours and PyTorch's; by default momentum and weight decay.
+    """
     import torch
 
     how = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
-    optimizer, criterion = SGD(mine.parameters(), **how), CrossEntropyLoss()
+    optimizer = SGD(mine.parameters(), **how)
     optimizer_torch = torch.optim.SGD(theirs.parameters(), **how)
-    rng = np.random.default_rng(4)
+    if optimizers:
+        optimizer = optimizers[0](mine.parameters())
+        optimizer_torch = optimizers[1](theirs.parameters())
+    rng, criterion = np.random.default_rng(4), CrossEntropyLoss()
     for _ in range(50):
         x = rng.standard_normal(shape)
         labels = rng.integers(classes, size=len(x))
@@ -290,4 +299,4 @@ def steps_beside_torch(
         optimizer_torch.zero_grad()
         loss_torch.backward()
         optimizer_torch.step()
-        assert abs(loss - loss_torch.item()) < 1e-10
+        assert abs(loss - loss_torch.item()) < within
