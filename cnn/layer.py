@@ -110,7 +110,7 @@ class Layer(Function):
         """What this layer was given, by name; items of lists have a place."""
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, list | tuple) and name != "_saved":
+            if isinstance(value, list | tuple):
                 found |= {f"{name}.{n}": item for n, item in enumerate(value)}
             found[name] = value
         return found

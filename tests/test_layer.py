@@ -306,6 +306,13 @@ def test_state_is_a_copy_and_loading_changes_the_arrays_in_place():
         assert not np.array_equal(one.named_arrays()[name].value, state[name])
 
 
+def test_whole_numbers_come_through_a_state_unrounded():
+    layer, other = Layer(), Layer()
+    layer.count, other.count = Buffer([2**60 + 1]), Buffer([0])
+    other.load_state_dict(layer.state_dict())
+    assert other.count.value.tolist() == [2**60 + 1]  # no float64 holds it
+
+
 def test_a_state_without_its_buffers_is_refused():
     network = normalised()
     state = network.state_dict()
@@ -425,6 +432,7 @@ def test_to_turns_floats_and_leaves_counts():
     assert kinds.pop("batches") == np.int64
     assert set(kinds.values()) == {np.dtype(np.float64)}
     assert layer.scale.grad.dtype == np.float64
+    assert layer.to(np.float32).scale.grad.dtype == np.float32
 
 
 def test_repr_shows_the_layers_and_the_shapes_of_their_arrays():

@@ -1,0 +1,93 @@
+"""Execute two pages at a time; those that hold a stopwatch, one by one.
+
+MyST-NB executes a page when Sphinx reads it, one after the other, and most
+pages keep one core busy. So they are executed, into the cache from which
+MyST-NB takes them, before the reading begins. A page that fails is left out:
+it fails again when it is read, with a message at its place.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+import joblib
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import single_nb_execution
+from myst_nb.core.config import NbParserConfig
+from myst_nb.core.read import create_nb_reader
+from nbformat import NotebookNode
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.display import status_iterator
+
+
+AT_ONCE = 2  # not more: each may hold all of MNIST, and train on all cores
+STOPWATCH = "perf_counter"
+
+Page = tuple[Path, NotebookNode, NbParserConfig]
+
+
+def execute_pages(
+    app: Sphinx, env: BuildEnvironment, names: list[str]
+) -> None:
+    """Execute those of these pages that are not in the cache, two at a time.
+
+    Those that measure time are left to MyST-NB, when all is quiet.
+    """
+    config: Any = env
+    config, markdown = config.mystnb_config, config.myst_config
+    pages: list[Page] = []
+    for name in names:
+        path = Path(env.doc2path(name))
+        text = path.read_text(encoding="utf-8")
+        reader = create_nb_reader(str(path), markdown, config, text)
+        if reader is not None and STOPWATCH not in text:
+            pages.append((path, reader.read(text), config))
+    pages = [page for page in pages if not is_cached(*page)]
+    if min(joblib.cpu_count(), len(pages)) < AT_ONCE:
+        return
+    with Pool(AT_ONCE) as pool:
+        for _ in status_iterator(
+            pool.imap_unordered(execute, pages),
+            "executing pages, two at a time... ",
+            length=len(pages),
+            verbosity=app.verbosity,
+        ):
+            pass
+
+
+def is_cached(path: Path, notebook: NotebookNode, config: Any) -> bool:
+    """Tell if the cache has this page's outputs."""
+    try:
+        get_cache(config.execution_cache_path).match_cache_notebook(notebook)
+    except KeyError:
+        return False
+    return True
+
+
+def execute(page: Page) -> str:
+    """Execute a page into the cache; its name."""
+    path, notebook, config = page
+    result = single_nb_execution(
+        notebook,
+        cwd=str(path.parent),
+        timeout=config.execution_timeout,
+        allow_errors=config.execution_allow_errors,
+    )
+    if result.err is None:
+        seconds = {"execution_seconds": result.time}
+        get_cache(config.execution_cache_path).cache_notebook_bundle(
+            CacheBundleIn(notebook, str(path), data=seconds),
+            check_validity=False,
+            overwrite=True,
+        )
+    return path.stem
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect to Sphinx, before it reads the pages."""
+    app.connect("env-before-read-docs", execute_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
