@@ -50,7 +50,8 @@ def test_confusion_matrix_is_that_of_sklearn(case):
         labels, predictions, labels=np.arange(classes)
     )
     np.testing.assert_array_equal(ours, theirs)
-    assert ours.shape == (classes, classes) and ours.dtype == np.int64
+    assert ours.shape == (classes, classes)
+    assert ours.dtype == np.int64
 
 
 @given(classifications())
