@@ -411,8 +411,7 @@ def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
             data=changed(True, FEW),
         )
     for said in (
-        "momentum is 0.9, here 0.5",
-        "weight_decay is 0.0001, here 0",
+        "momentum is 0.9, here 0.5; weight_decay is 0.0001, here 0; ",
         "seed is [0], here [3]",
         "batch_size is 32, here 10",
         "training is (150, 1, 8, 8) ",
@@ -503,6 +502,21 @@ def test_a_schedule_is_asked_of_the_past_alone(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError):
         go(path, schedule=ends, epochs=4)
+
+
+def test_arrays_that_are_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    cnn.save_arrays(path, seed_network(0).state_dict())
+    with pytest.raises(ValueError, match="another run: momentum is None, "):
+        go(path)
+
+
+def test_the_layers_of_a_run_are_written_as_ever(tmp_path: Path) -> None:
+    """In other words, a file of an earlier version would be refused."""
+    network, optimizer, generator = start()
+    run = Checkpoint(network, optimizer, generator)
+    said = cnn.network.describe_run(run, 32, FEW, HELD_OUT)["layers"]
+    assert said == "Sequential Conv2d ReLU MaxPool2d Flatten Linear"
 
 
 def test_a_checkpoint_of_before_these_were_noted(tmp_path: Path) -> None:
