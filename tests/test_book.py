@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import book_cache
+import joblib
 import pytest
 import tangle
 import yaml
@@ -382,6 +383,54 @@ def test_outputs_are_those_of_the_content_of_the_data(
     assert "read it DOWNLOADED" in html.read_text()
     file.write_text("downloaded")
     assert not executes()  # it was seen before
+
+
+# Each waits for the other, or finds out that something else is running.
+MEETS = """
+for _ in range(600):
+    Path("{name}").touch()
+    if Path("{other}").exists():
+        break
+    time.sleep(0.1)
+print("met" if Path("{other}").exists() else "alone")
+"""
+ALONE = """
+from time import perf_counter
+Path("busy").touch(exist_ok=False)
+time.sleep(1)
+Path("busy").unlink()
+print("undisturbed")
+"""
+
+
+@pytest.mark.skipif(joblib.cpu_count() == 1, reason="one page at a time")
+def test_two_pages_are_executed_at_a_time_but_a_stopwatch_alone(
+    tiny: Path, build: Build
+) -> None:
+    head = PAGE.partition("```{code-cell}")[0]
+    imports = "import time\nfrom pathlib import Path\n"
+    cells = {
+        "one": MEETS.format(name="one", other="two"),
+        "two": MEETS.format(name="two", other="one"),
+        "three": ALONE,
+        "four": ALONE,
+    }
+    for name, cell in cells.items():
+        text = f"{head}```{{code-cell}} python\n{imports}{cell}```\n"
+        (tiny / "book" / f"{name}.md").write_text(text)
+    for toc in (tiny / "_toc.yml", tiny / "book" / "_toc.yml"):
+        toc.write_text(
+            "format: jb-book\nroot: index\nchapters:\n"
+            + "".join(f"  - file: {name}\n" for name in cells)
+        )
+    done = build()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, said in zip(
+        cells, ["met"] * 2 + ["undisturbed"] * 2, strict=True
+    ):
+        page = tiny / "_build" / "html" / f"{name}.html"
+        assert f">{said}\n<" in page.read_text()
+    assert "Executed notebook" not in build().stdout
 
 
 def imported(text: str) -> set[str]:
