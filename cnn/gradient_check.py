@@ -78,7 +78,7 @@ def error_beside_measured(
     """
     measured, eps = numerical_gradient(f, x), float(np.finfo(x.dtype).eps)
     relative_error(gradient, measured)  # are they of one shape?
-    close = eps**0.5 * np.abs(measured).max(initial=0)  # far above rounding
+    close = eps**0.5 * np.abs(measured).max()  # far above rounding
     doubtful = 0
     for place in np.argwhere(np.abs(gradient - measured) > close):
         index, h = tuple(place), eps ** (1 / 3)
