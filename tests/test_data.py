@@ -5,7 +5,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.data import Dataset, mean_and_std, minibatches, scale, split
+from cnn.data import (
+    Dataset,
+    as_numbers,
+    check_arrays,
+    mean_and_std,
+    minibatches,
+    scale,
+    split,
+)
+
+
+# What is given as numbers.
+
+# Floats stay as large as they are; others become the least float that holds
+# them, but not below float32.
+KINDS = {
+    "?": "f4",
+    "i1": "f4",
+    "u2": "f4",
+    "i4": "f8",
+    "u8": "f8",
+    ">f2": "f2",
+    ">f4": "f4",
+    "<f8": "f8",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_become_floats_that_hold_them(kind):
+    (array,) = check_arrays("f", "x (N)", np.array([0, 1], kind))
+    assert array.dtype == np.dtype(KINDS[kind])
+    assert array.tolist() == [0, 1]
+
+
+def test_a_file_that_is_mapped_is_not_copied(tmp_path):
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3,))
+    (array,) = check_arrays("f", "x (N)", mapped)
+    assert np.shares_memory(array, mapped)
+
+
+def test_what_has_no_numbers_is_named_with_its_type():
+    with pytest.raises(ValueError, match="was given x of type list and <U1;"):
+        as_numbers("f", "x", ["a"])
 
 
 # The splits and the scale.
@@ -29,6 +71,12 @@ def test_splits_share_nothing_and_lose_nothing(count, drawn):
     assert sorted([*train, *validation]) == list(range(count))
 
 
+@pytest.mark.parametrize("size", [-1, 5, 6])
+def test_some_are_left_to_learn_from(size):
+    with pytest.raises(ValueError, match=f"size is {size} of 5 images; exp"):
+        split(5, size)
+
+
 @given(
     st.lists(st.integers(0, 255), min_size=2, max_size=60).filter(
         lambda values: len(set(values)) > 1
@@ -47,6 +95,12 @@ def test_mean_and_std_are_numpys(values):
 def test_nothing_to_scale_by(pixels):
     with pytest.raises(ValueError, match=r"expected.*[Ll]ook at"):
         mean_and_std(pixels)
+
+
+def test_no_pixels_are_named():
+    nothing = np.zeros((0, 8, 8), np.uint8)
+    with pytest.raises(ValueError, match=r"^mean_and_std was given pixels of"):
+        mean_and_std(nothing)
 
 
 def test_scale_is_its_formula():
