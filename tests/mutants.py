@@ -55,6 +55,7 @@ MODULES = {
 
 # What mutmut's exit codes say; all others, that something went wrong.
 KINDS = {0: "survived", 1: "killed", 3: "killed", 36: "timeout"}
+KINDS |= {-11: "killed"}  # and the process with it
 KINDS |= {-24: "timeout", 24: "timeout", 152: "timeout"}
 KINDS |= {33: "no test", 5: "no test", None: "not run"}
 MISSED = ("survived", "no test")

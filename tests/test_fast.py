@@ -1,9 +1,11 @@
 """The fast layers: the same numbers in fewer passes over memory."""
 
 import copy
+import ctypes
 import re
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -307,6 +309,26 @@ def test_predict_is_the_prediction_of_the_network(make, n):
     assert all(layer.training for layer in network.modules())
     with pytest.raises(ValueError, match="No axis may be 0"):
         predict(fused, x[:0])
+
+
+@pytest.mark.parametrize("takes", [(1, 1), (1, 0), (0, 1)])
+def test_keep_freed_memory_asks_for_both_or_says_no(monkeypatch, takes):
+    """M_TRIM_THRESHOLD is -1 and M_MMAP_THRESHOLD is -3 in malloc.h."""
+    asked = {}
+
+    def mallopt(option: int, value: int) -> int:
+        asked[option] = value
+        return takes[len(asked) - 1]
+
+    library = SimpleNamespace(mallopt=mallopt)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    assert keep_freed_memory() is all(takes)
+    assert asked.items() <= {-1: 1 << 30, -3: 1 << 25}.items()
+
+
+def test_without_glibc_keep_freed_memory_says_no(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert keep_freed_memory() is False
 
 
 def test_keep_freed_memory_says_whether_it_could():
