@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
+from multiprocessing import Pipe
 from multiprocessing.shared_memory import SharedMemory
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from torch import nn
 from toys import Centre, Mean, to_torch, two_poolings
 
 import cnn
+from cnn.back.processes import shared_arrays
 from cnn.beyond.parallel import (
     ParallelStep,
     Worker,
@@ -401,6 +405,50 @@ def test_buffers_come_back_from_the_callers_part_and_go_to_all(in_place):
     assert ours == pytest.approx(theirs)
     assert np.array_equal(kept, np.full((1, 12, 12), 0.3))
     assert np.allclose(centre.mean.value, 0.3 + x[:4].mean(axis=0))
+
+
+def test_a_worker_does_its_part_of_what_it_is_told():
+    """As the processes of the others do, in a thread of this one."""
+    (x, labels), centre = batch(9), Centre(12, False)
+    network = cnn.Sequential(centre, *two_poolings(1).layers).eval()
+    served = copy.deepcopy(network)
+    weights, mean = values(two_poolings(2)), np.full((1, 12, 12), 0.3)
+    layout = np.dtype(
+        [
+            ("weights", weights.dtype, weights.shape),
+            ("gradients", weights.dtype, (2, len(weights))),
+            ("images", x.dtype, (12, *x.shape[1:])),
+            ("labels", labels.dtype, (12,)),
+        ]
+    )
+    ours, theirs = Pipe()
+
+    def serve() -> None:
+        with theirs, suppress(EOFError):
+            Worker(1, 2, served, 4).serve(theirs, block, layout)
+
+    with ExitStack() as running:
+        block, shared = shared_arrays(layout, running)
+        shared["images"][:9], shared["labels"][:9] = x, labels
+        shared["gradients"][:] = 7
+        thread = Thread(target=serve)
+        thread.start()
+        running.callback(thread.join)
+        running.callback(ours.close)
+        shared["weights"][:] = weights  # seen, though the worker runs
+        ours.send((9, [mean]))
+        loss, correct = ours.recv()
+        gradients = shared["gradients"].copy()
+        shared["labels"][8] = 99
+        ours.send((9, [mean]))
+        refused = ours.recv()
+    for own, value in vector_to_parameters(weights, network.parameters()):
+        own.value = value
+    centre.mean.value = mean
+    expected = Worker(1, 2, network, 4).work(x, labels)
+    assert (loss, correct) == expected[:2]
+    assert np.array_equal(gradients, [np.full(len(weights), 7), expected[2]])
+    assert isinstance(refused, ValueError)
 
 
 OWN_LAYER = """

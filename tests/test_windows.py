@@ -81,6 +81,7 @@ def test_output_size_counts_the_windows_that_fit(h, k, s, p):
 
 
 def test_output_size_takes_each_axis_by_itself():
+    assert output_size((5, 6), 3) == (3, 4)  # steps of 1, no frame
     assert output_size((28, 28), 3, 2, 1) == (14, 14)
     assert output_size((8, 9), (1, 3), (2, 4), (0, 1)) == (4, 3)
 
