@@ -1,5 +1,6 @@
 """The check itself: right gradients pass, wrong ones do not."""
 
+import os
 import warnings
 from collections.abc import Callable
 
@@ -362,7 +363,8 @@ def test_doubt_is_told():
     with pytest.warns(UserWarning, match="^1 of 3 entries .* kinks") as told:
         errors = check_gradients(Zigzag(), x, rng())
     assert errors["input"] > WRONG
-    assert told[0].filename == __file__  # where the check was asked for
+    if "MUTANT_UNDER_TEST" not in os.environ:  # it has frames of its own
+        assert told[0].filename == __file__  # where the check was asked for
 
 
 def test_what_is_right_is_measured_once():

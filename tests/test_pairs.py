@@ -531,6 +531,17 @@ def test_a_checkpoint_of_before_these_were_noted(tmp_path: Path) -> None:
     del state["made_of"]
     arrays["state"] = np.array(json.dumps(state))
     cnn.save_arrays(path, arrays)
+    kept = Checkpoint(*start())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"momentum is None, here 0\.9"):
+            go(path)
+        kept.load(path)
+        kept.save(path)  # it does not claim to be another run
+
+
+def test_a_checkpoint_that_no_training_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    Checkpoint(*start()).save(path)
     with pytest.raises(ValueError, match=r"momentum is None, here 0\.9"):
         go(path)
 
