@@ -193,11 +193,11 @@ def test_a_loss_that_is_not_finite_raises_before_any_update(workers):
     with ParallelStep(network, workers=workers) as step:
         bad = x.copy()
         bad[0] = np.nan  # in the share of the caller
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(ValueError, match=r"finite.* lr, which is 0\.1"):
             step(network, sgd, bad, labels)
         bad = x.copy()
         bad[-1] = np.nan  # in that of the last worker
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(ValueError, match=r"finite.* lr, which is 0\.1"):
             step(network, sgd, bad, labels)
         assert np.array_equal(values(network), before)
         step(network, sgd, x, labels)  # and the next one works
@@ -236,8 +236,13 @@ def test_what_it_refuses():
             step(two_poolings(), sgd, x, labels)
         with pytest.raises(ValueError, match=r"images of shape .0, "):
             step(network, sgd, x[:0], labels[:0])
-        with pytest.raises(ValueError, match=r"labels of shape .7,.*N is 8"):
+        with pytest.raises(
+            ValueError, match=r"of shape .7,.*N is 8 as in images"
+        ):
             step(network, sgd, x, labels[:7])
+        step(network, sgd, x, labels)
+        with pytest.raises(ValueError, match=r"^Conv2d was given x of shape"):
+            step(network, sgd, np.repeat(x, 2, axis=1), labels)
     with pytest.raises(ValueError, match="closed"):
         step(network, sgd, x, labels)
 
