@@ -1,4 +1,4 @@
-"""Execute two pages at a time; those that hold a stopwatch, one by one.
+"""Execute some pages at a time; those that hold a stopwatch, one by one.
 
 MyST-NB executes a page when Sphinx reads it, one after the other, and most
 pages keep one core busy. So they are executed, into the cache from which
@@ -24,7 +24,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.display import status_iterator
 
 
-AT_ONCE = 2  # not more: each may hold all of MNIST, and train on all cores
+AT_ONCE = 3  # not more: each may hold all of MNIST, and train on all cores
 STOPWATCH = "perf_counter"
 
 Page = tuple[Path, NotebookNode, NbParserConfig]
@@ -33,7 +33,7 @@ Page = tuple[Path, NotebookNode, NbParserConfig]
 def execute_pages(
     app: Sphinx, env: BuildEnvironment, names: list[str]
 ) -> None:
-    """Execute those of these pages that are not in the cache, two at a time.
+    """Execute those of these pages that are not in the cache, some at a time.
 
     Those that measure time are left to MyST-NB, when all is quiet.
     """
@@ -47,12 +47,12 @@ def execute_pages(
         if reader is not None and STOPWATCH not in text:
             pages.append((path, reader.read(text), config))
     pages = [page for page in pages if not is_cached(*page)]
-    if min(joblib.cpu_count(), len(pages)) < AT_ONCE:
+    if joblib.cpu_count() == 1 or len(pages) < 2:
         return
     with Pool(AT_ONCE) as pool:
         for _ in status_iterator(
             pool.imap_unordered(execute, pages),
-            "executing pages, two at a time... ",
+            "executing pages, some at a time... ",
             length=len(pages),
             verbosity=app.verbosity,
         ):
