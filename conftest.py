@@ -55,6 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"there is no {FOLDER}/cnn; expected --package, on the "
                 "command line, to name a folder of tangle.py --blank."
             )
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError(
+                "--package was given with -n; expected one process, which "
+                "judges in the order of the book. Leave -n out."
+            )
         judge = Judge(FOLDER, config.getoption("--chapter"))
         config.pluginmanager.register(judge)
 

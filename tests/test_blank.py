@@ -322,15 +322,24 @@ def test_what_there_is_not_to_judge_is_named(
     assert said in done.stderr
 
 
-def test_a_chapter_without_a_package_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--chapter=layers/relu"], "Add --package mine"),
+        (["--package=.", "-n", "2"], "Leave -n out"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], said: str
+) -> None:
     done = subprocess.run(
-        [*(sys.executable, "-m", "pytest"), "--chapter=layers/relu", "."],
+        [*(sys.executable, "-m", "pytest"), *options, "conftest.py"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "Add --package mine" in done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.slow
