@@ -287,7 +287,12 @@ BROKEN = {
         ]
     ),
     "kinds": ["input", "weight", "bias"],
-    "names": ["right", "not transposed", "one per cent too long", "right"],
+    "names": [
+        "right layer",
+        "matrix not transposed",
+        "1 % long",
+        "right layer",
+    ],
     "over": 15,
 }
 START = {
@@ -499,6 +504,57 @@ def test_pencil_by_keys(open_figure: Open) -> None:
     check_pencil(figure, x, w, g, 2)
 
 
+def test_pencil_takes_what_is_clicked(open_figure: Open) -> None:
+    figure = open_figure("pencil", **PENCIL)
+    for key, said in (
+        *(("x2", "x\u2082 has the weight -1 in y\u2080, 2 in y\u2081, 1 in"),),
+        *(
+            ("T11", "y\u2081 = "),
+            ("x0", "x\u2080 has the weight 1 in y\u2080"),
+        ),
+    ):
+        figure.at(key).click()
+        assert figure.sum().startswith(said)
+    figure = open_figure("pencil", **PENCIL, g=G)
+    for key, said in (
+        *(("x3", "∂L/∂x\u2083"), ("T21", "y\u2082"), ("t10", "∂L/∂x\u2081")),
+        *(("g1", "y\u2081"), ("part22", "∂L/∂x\u2082"), ("y0", "y\u2080")),
+        ("d4", "∂L/∂x\u2084"),
+    ):
+        figure.at(key).click()
+        assert figure.sum().startswith(f"{said} = ")
+    figure.drag("x0", 2)  # which is no click
+    assert figure.sum().startswith("∂L/∂x\u2084")
+    figure.press("x0", "Enter")
+    assert figure.sum().startswith("∂L/∂x\u2080")
+    index = figure.at("x3").evaluate(
+        "e => getComputedStyle(e, '::after').content"
+    )
+    assert index == '"3"'
+    assert figure.errors == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_the_longest_numbers_fit_the_pencil(
+    open_figure: Open, width: int
+) -> None:
+    figure = open_figure("pencil", width, **PENCIL, g=G)
+    for key in ("x0", "x1", "x2", "x3", "x4", "T00", "T01", "T02"):
+        figure.press(key, "End")
+    for key in ("g0", "g1", "g2"):
+        figure.press(key, "Home")
+    assert figure.numbers("d", 5) == [-81, -162, -243, -162, -81]
+    spilt = figure.page.evaluate(
+        """() => [...document.querySelectorAll(".touch-cell")].filter(e => {
+          const range = document.createRange();
+          range.selectNodeContents(e);
+          const [text, cell] = [range, e].map(e => e.getBoundingClientRect());
+          return text.left < cell.left || text.right > cell.right;
+        }).map(e => e.textContent)"""
+    )
+    assert spilt == []
+
+
 def test_pencil_writes_with_equals(open_figure: Open) -> None:
     figure = open_figure("pencil", **PENCIL, g=G)
     figure.choose("=")
@@ -677,11 +733,16 @@ def test_pooling_by_keys(open_figure: Open) -> None:
     x = -np.abs(POOLING["x"]) - 1
     figure = open_figure("pooling", 1200, x=x)
     x = x.copy()
-    figure.press("x0", "ArrowUp", "ArrowRight", "PageDown")
+    figure.press("x0", "+", "ArrowRight", "PageDown")
     x[0, 0] += 1
     x[0, 1] -= 5
     check_pooling(figure, x)
-    figure.press("y0 0", "ArrowRight", "Enter")
+    figure.press("x1", "ArrowDown", "-", "ArrowLeft", "ArrowUp", "ArrowUp")
+    x[1, 1] -= 1  # then left, up, and over the edge to the last row
+    figure.page.keyboard.press("PageUp")
+    x[5, 0] += 5
+    check_pooling(figure, x)
+    figure.press("y0 0", "ArrowDown", "ArrowRight", "ArrowUp", "Enter")
     assert figure.at("y0 1").get_attribute("aria-pressed") == "true"
     figure.page.locator("input[name^='p-']").press("ArrowRight")
     check_pooling(figure, x, p=1)
@@ -689,6 +750,28 @@ def test_pooling_by_keys(open_figure: Open) -> None:
     check_pooling(figure, x, p=1, frame=0)
     assert "sent to the frame is lost" in figure.said()
     assert figure.said().startswith("Window (0, 1)")  # still the one picked
+    figure.press("again", "Enter")
+    check_pooling(figure, -np.abs(POOLING["x"]) - 1)
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_what_sets_the_pooling_board_has_a_name_and_a_place(
+    open_figure: Open, width: int
+) -> None:
+    figure = open_figure("pooling", width, **POOLING)
+    for name in ("window k", "stride s", "padding p"):
+        assert figure.page.get_by_role("slider", name=name).count() == 1
+    places = """() => [...document.querySelectorAll(
+      ".touch-controls > *, .touch-controls label")].map(e => {
+        const { left, top, width, height } = e.getBoundingClientRect();
+        return [left, top, width, height]; })"""
+    first = figure.page.evaluate(places)
+    for move, *given in (
+        *(("slide", "k", 4), ("slide", "p", 2), ("slide", "s", 1)),
+        *(("choose", "each"), ("choose", "0"), ("press", "x0", "Home")),
+    ):
+        getattr(figure, move)(*given)
+        assert figure.page.evaluate(places) == first
 
 
 # --- the step h ------------------------------------------------------------
@@ -1201,11 +1284,12 @@ def check_broken(figure: Figure, picked: set[int], checked: bool) -> None:
             assert shown == pytest.approx(error, rel=0.5)
         verdict = {
             (True, True): "found",
-            (True, False): "accused, but right",
+            (True, False): "accused wrongly",
             (False, True): "missed",
             (False, False): "rightly spared",
         }[k in picked, k in wrong]
         assert texts[f"verdict{k}"] == verdict
+        assert texts[f"name{k}"] == BROKEN["names"][k]
     if checked:
         assert int(texts["found"]) == len(picked & wrong)
         assert int(texts["accused"]) == len(picked - wrong)
@@ -1234,6 +1318,12 @@ def test_broken_by_pointer(open_figure: Open) -> None:
     assert figure.at("layer3").get_attribute("aria-pressed") == "true"
     figure.at("check").click()
     check_broken(figure, {1, 3}, True)
+    # The verdict is in sight, wherever on the screen the button was.
+    button, verdict = (
+        figure.page.locator(e).bounding_box()
+        for e in ('[data-key="check"]', ".touch-sum")
+    )
+    assert 0 < verdict["y"] - button["y"] < 60
     figure.at("check").click()
     check_broken(figure, set(), False)
 
@@ -1241,6 +1331,10 @@ def test_broken_by_pointer(open_figure: Open) -> None:
 def test_broken_by_keys(open_figure: Open) -> None:
     figure = open_figure("broken", 1200, **BROKEN)
     figure.press("layer0", "ArrowRight", "Enter", "ArrowDown", " ")
+    check_broken(figure, {1, 2}, False)
+    figure.press("layer3", "ArrowRight", " ", "ArrowLeft", " ")  # round
+    check_broken(figure, {0, 1, 2, 3}, False)
+    figure.press("layer0", " ", "ArrowUp", "Enter")
     check_broken(figure, {1, 2}, False)
     figure.press("check", "Enter")
     check_broken(figure, {1, 2}, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -16,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from book_touch import ASSETS, scripts
 from browser import chromium
 from test_book import code_cells
-from test_touch import AXE, MINUS, PAGE, Figure
+from test_touch import AXE, MINUS, PAGE, Figure, from_power
 from toys import digits
 
 import cnn
@@ -37,7 +38,25 @@ def pixels(data: Dataset) -> np.ndarray:
     return np.rint(data.images[:, 0] * data.std + data.mean).astype(np.uint8)
 
 
+CELLS = [cell.source for cell in code_cells("experiments/train_it")]
+# The cell of the chapter that the printed lines begin with.
+DICE = next(cell for cell in CELLS if "class Dice" in cell)
+
+
+def of_chapter(name: str) -> Any:
+    """What the chapter hands over to the board by this name."""
+    board = next(cell for cell in CELLS if '"train",' in cell)
+    value = next(
+        line.value
+        for line in ast.parse(board).body
+        if isinstance(line, ast.Assign)
+        and ast.unparse(line.targets[0]) == name
+    )
+    return eval(ast.unparse(value), {"learn": TRAINING})
+
+
 VALUES = {
+    **{"controls": of_chapter("controls"), "code": of_chapter("code")},
     **{"name": "digits", "names": TRAINING.class_names},
     **{"mean": TRAINING.mean, "std": TRAINING.std},
     **{"learn": pixels(TRAINING), "judge": pixels(VALIDATION)},
@@ -54,13 +73,6 @@ VALUES = {
         "luck": {"epochs": 2},
     },
 }
-
-# The cell of the chapter that the printed lines begin with.
-DICE = next(
-    cell.source
-    for cell in code_cells("experiments/train_it")
-    if "class Dice" in cell.source
-)
 
 
 class Board(Figure):
@@ -291,7 +303,7 @@ def test_gradients_and_dead_filters_by_layer(
     figure = board()
     figure.at("step").click()
     figure.until(
-        "document.querySelector('[data-key=gradient0]').innerText.length > 1"
+        "document.querySelector('[data-key=gradient0]').innerText !== '\u2013'"
     )
     roll, network = Dice(0), twin(figure)
     roll.normal(4 * 9 + 36 * 10)
@@ -414,6 +426,58 @@ def test_the_keyboard_alone_trains(board: Callable[..., Board]) -> None:
     assert figure.texts()["matrix read"].startswith("1 read as 1: ")
 
 
+def test_parameters_and_run_stay_in_sight(board: Callable[..., Board]) -> None:
+    figure = board(390)
+    assert figure.at("size").inner_text() == "410 parameters"
+    figure.at("set luck").scroll_into_view_if_needed()
+    figure.choose("5")
+    assert figure.at("size").inner_text() == "274 parameters"
+    figure.at("set luck").scroll_into_view_if_needed()
+    for key in ("size", "run"):
+        box = figure.at(key).bounding_box()
+        assert 0 <= box["y"] < 120
+    figure.at("set overfit").click()
+    assert figure.told("overfit").startswith(
+        "Set: training images 100, epochs 50; all else as at first."
+    )
+    assert figure.told("luck") == ""
+    figure.set(n=200)
+    assert figure.told("overfit") == ""
+
+
+def test_each_curve_is_named_in_the_table(board: Callable[..., Board]) -> None:
+    fields = "train_loss train_accuracy validation_loss validation_accuracy"
+    figure = board(history=[dict.fromkeys(fields.split(), 0.5)])
+    for lr in (0.05, 0.1, 0.2):
+        figure.set(lr=lr, epochs=1)
+        figure.run()
+    look = """([what, property]) => [...document.querySelectorAll(what)]
+      .map(e => getComputedStyle(e)[property])"""
+    rows = figure.page.evaluate(
+        look, ["tbody .touch-swatch", "borderTopColor"]
+    )
+    plot = ".touch-plot:first-child polyline"
+    curves = [
+        figure.page.evaluate(look, [f"{plot}.{kind}", "stroke"])[0]
+        for kind in ("valid:not(.old)", "valid0", "valid1", "valid2")
+    ]
+    assert rows[:4] == curves
+    assert len(set(curves)) == 4
+    heads = figure.page.evaluate(look, ["th .touch-swatch", "borderTopStyle"])
+    assert heads == ["dashed", "solid"]
+    dashes = figure.page.evaluate(
+        look, [f"{plot}:is(.train, .train0)", "strokeDasharray"]
+    )
+    assert "none" not in dashes
+    # A curve ends at the plot's edge, though its run was longer.
+    figure.set(epochs=3)
+    figure.run()
+    figure.set(epochs=1)
+    points = figure.page.locator(f"{plot}.train0").get_attribute("points")
+    assert len(points.split()) == 1
+    assert figure.page.locator("polyline.old").count() == 12
+
+
 # --- the six tasks -----------------------------------------------------------
 
 
@@ -508,7 +572,7 @@ def test_the_six_tasks_can_be_done(board: Callable[..., Board]) -> None:
     assert figure.done("straight")
     assert figure.told("straight").count("one matrix of 650 numbers") == 2
     for apart in re.findall(r"but for (\S+) of", figure.told("straight")):
-        assert float(apart) < 1e-12
+        assert from_power(apart) < 1e-12
 
     figure.at("set luck").click()
     for lr in (0.05, 0.002):

@@ -38,7 +38,8 @@ const cnn = (() => {
     const [k, s, p] = [pair(kernel_size), pair(stride), pair(padding)];
     const size = [0, 1].map(
       (a) => Math.floor((input_size[a] + 2 * p[a] - k[a]) / s[a]) + 1);
-    check(Math.min(...size) >= 1, `kernel_size ${k} does not fit into ${input_size}`);
+    check(Math.min(...size) >= 1,
+      `A window of ${k.join(" × ")} does not fit into ${input_size.join(" × ")}`);
     return size;
   }
 

@@ -9,10 +9,6 @@
 
 const touch = (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const ARRAYS = {
-    float32: Float32Array, float64: Float64Array, uint8: Uint8Array,
-    int8: Int8Array, int16: Int16Array, int32: Int32Array,
-  };
 
   const range = (count) => [...Array(count).keys()];
   const cells = (rows, columns) => range(rows).flatMap((r) => range(columns).map((c) => [r, c]));
@@ -25,7 +21,8 @@ const touch = (() => {
   function unpack(_, value) {
     if (typeof value?.base64 !== "string") return value;
     const bytes = Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0));
-    const array = (buffer) => ({ shape: value.shape, data: new ARRAYS[value.dtype](buffer) });
+    const kind = value.dtype.replace(/^./, (letter) => letter.toUpperCase()); // Float32, Uint8
+    const array = (buffer) => ({ shape: value.shape, data: new globalThis[`${kind}Array`](buffer) });
     if (!value.deflated) return array(bytes.buffer);
     const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Response(inflated).arrayBuffer().then(array);
@@ -61,8 +58,11 @@ const touch = (() => {
      go to the element as they are, but for:
      key      names the element among its siblings, from one drawing to the next
      group    arrow keys lead from one of a group to the next
-     spin     { value, set, min, max, step, name }: a number that can be dragged
+     spin     { value, set, min, max, step, name }: a number that can be dragged; with
+              walk, all arrow keys lead on, and + and - change it
      pick     what Enter, a click or a tap does
+     pressed  whether it is the one that was picked
+     label    its name for those who do not see it
      on       { event: function }
      paint    called with the element after it has its attributes: for a canvas */
   function h(name, { class: more, ...props } = {}, ...children) {
@@ -105,9 +105,10 @@ const touch = (() => {
       node.data = String(child);
       return;
     }
-    const { key, group, spin, pick, on, paint, ...attributes } = child.props;
+    const { key, group, spin, pick, pressed, on, paint, label, ...attributes } = child.props;
     node.touchDo = { spin, pick };
-    Object.assign(attributes, { "data-key": key, "data-group": group });
+    Object.assign(attributes, { "data-key": key, "data-group": group,
+      "aria-pressed": pressed?.toString(), "aria-label": label });
     if (spin) Object.assign(attributes, {
       role: "spinbutton", "aria-label": `${spin.name} = ${spin.text ?? show(spin.value)}`,
       "aria-valuenow": spin.value, "aria-valuemin": spin.min, "aria-valuemax": spin.max,
@@ -129,10 +130,9 @@ const touch = (() => {
 
   // One of each group is reached by Tab: the last that was used, or the first.
   function rove(element) {
-    const groups = new Map();
-    for (const e of element.querySelectorAll("[data-group][tabindex]"))
-      groups.set(e.dataset.group, [...(groups.get(e.dataset.group) ?? []), e]);
-    for (const all of groups.values()) {
+    const grouped = [...element.querySelectorAll("[data-group][tabindex]")];
+    for (const group of new Set(grouped.map((e) => e.dataset.group))) {
+      const all = grouped.filter((e) => e.dataset.group === group);
       const stop = all.find((e) => e === document.activeElement)
         ?? all.find((e) => e.tabIndex === 0) ?? all[0];
       for (const e of all) e.tabIndex = e === stop ? 0 : -1;
@@ -145,30 +145,34 @@ const touch = (() => {
 
   /* The board whose numbers are `state`, and what changes them. draw(picture) shows what
      picture() returns, now and after each change: parts; sum, some arithmetic; words,
-     which say for screen readers, and for all, what is seen; and controls. */
+     which say for screen readers, and for all, what is seen; and controls,
+     which stand below, or above, where nothing that changes moves them. */
   function board(element, state) {
     const id = boards++; // tells the radio buttons of two boards apart
-    let picture = null;
+    const spins = new Map(); // the numbers that can be dragged, by their names
+    let [picture, last] = [null, ""];
     function redraw() {
-      const { parts, sum: line, words, controls } = picture();
+      spins.clear();
+      const { parts, sum: line, words, controls, above } = picture();
       render(element, [
+        above && h("div.controls", {}, above),
         h("div", {}, parts, line && h("p.sum", {}, line)),
         h("p.said", { "aria-live": "polite" }, words),
         h("div.controls", {}, controls)]);
       rove(element);
     }
-    function draw(what) {
-      picture = what;
-      redraw();
-    }
-    listen(element);
-    // Canvases keep their colours when the page turns dark; so they are drawn again.
-    new MutationObserver(redraw).observe(document.documentElement,
-      { attributes: true, attributeFilter: ["data-theme"] });
-
     // A change, and then a new picture; for a number of the state, by its name.
     const act = (change) => (...given) => { change(...given); redraw(); };
     const set = (name) => act((value) => { state[name] = value; });
+    const draw = act((what) => { picture = what; });
+
+    listen(element);
+    element.addEventListener("focusin", ({ target: { touchDo } }) => {
+      if (touchDo?.spin) act(() => { last = touchDo.spin.name; })();
+    });
+    // Canvases keep their colours when the page turns dark; so they are drawn again.
+    new MutationObserver(redraw).observe(document.documentElement,
+      { attributes: true, attributeFilter: ["data-theme"] });
 
     const button = (key, text, change, more) =>
       h("button", { key, ...more, pick: act(change) }, text);
@@ -176,29 +180,42 @@ const touch = (() => {
     // One of several, as radio buttons: options are [value, text] or values.
     const choice = (name, legend, options, take = set(name), chosen = state[name]) =>
       h("fieldset.choice", { key: `${name}-${id}` }, h("legend", {}, legend),
-        options.map((option) => (Array.isArray(option) ? option : [option, option]))
-          .map(([value, text]) => h("label", { key: `${name}-${id}-${value}` },
+        options.map((option) => [option].flat())
+          .map(([value, text = value]) => h("label", { key: `${name}-${id}-${value}` },
             h("input", { type: "radio", name: `touch-${name}-${id}`, value: String(value),
               checked: value === chosen, on: { change: () => take(value) } }),
             h("span", {}, text))));
 
-    // A number on a scale: label and number stand before it.
+    // A number on a scale. It stands first after its words, as a label names but one
+    // element; seen it is last.
     const slider = (name, label, { min, max, step: size = 1, value = state[name],
       text = show(value), take = set(name) }) =>
       h("label.slider", { key: `${name}-${id}` }, h("span", {}, label),
-        h("output", {}, text), h("input", { type: "range", min, max, step: size,
+        h("input", { type: "range", min, max, step: size,
           value: String(value), name: `${name}-${id}`, "aria-valuetext": text,
-          on: { input: (event) => take(Number(event.target.value)) } }));
+          on: { input: (event) => take(Number(event.target.value)) } }), h("output", {}, text));
 
-    return { element, draw, redraw, act, set, button, choice, slider };
+    // All as it was at first.
+    const first = structuredClone(state);
+    const again = () => button("again", "as it was", () => Object.assign(state, structuredClone(first)));
+
+    // A number that can be dragged; and the one that was last used, with its buttons.
+    const spin = ({ set: take, ...more }) => {
+      const one = { ...more, set: act(take) };
+      spins.set(more.name, one);
+      return one;
+    };
+    const last_used = () => stepper(spins.get(last) ?? [...spins.values()][0]);
+
+    return { element, draw, redraw, act, set, button, choice, slider, again, spin, last_used };
   }
 
-  /* The number that was last used, with a button for less and one for more: for
-     those who can neither drag nor press keys. */
+  /* A number with a button for less and one for more: for those who can neither drag
+     nor press keys. */
   function stepper({ name, value, set, min, max, step: size = 1, text = show(value) }) {
     const [less, more] = [["less", "\u2212", -size], ["more", "+", size]].map(([key, sign, by]) => {
       const next = clip(value + by, min, max);
-      return h("button", { key, "aria-label": `${name}: ${key}`, disabled: next === value ? "" : null,
+      return h("button", { key, label: `${name}: ${key}`, disabled: next === value ? "" : null,
         pick: () => set(next) }, sign);
     });
     return h("span.stepper", { key: "stepper" }, less, h("span", {}, `${name} = ${text}`), more);
@@ -218,7 +235,7 @@ const touch = (() => {
   const PIXELS = 14; // of dragging, for one step
 
   function listen(element) {
-    let drag = null;
+    let [drag, dragged] = [null, false];
     const at = ({ target: node }) => {
       while (node && !node.touchDo?.spin && !node.touchDo?.pick) node = node.parentElement;
       return node;
@@ -227,19 +244,24 @@ const touch = (() => {
     const heard = {
       pointerdown(event) {
         const node = at(event);
+        dragged = false;
         if (!node?.touchDo.spin || event.button) return;
         drag = { node, from: event.clientX - event.clientY };
         node.setPointerCapture(event.pointerId);
+        node.focus();
       },
       pointermove(event) {
         if (!drag) return;
         const by = Math.trunc((event.clientX - event.clientY - drag.from) / PIXELS);
         if (!by) return;
+        dragged = true;
         drag.from += by * PIXELS;
         step(drag.node, by);
       },
       pointerup: lift, pointercancel: lift, lostpointercapture: lift,
-      click: (event) => at(event)?.touchDo.pick?.(),
+      click(event) { // by a key, or by a pointer that has not dragged
+        if (!event.detail || !dragged) at(event)?.touchDo.pick?.();
+      },
       focusin: () => rove(element),
       keydown(event) {
         const node = at(event);
@@ -253,16 +275,20 @@ const touch = (() => {
   // Returns whether the key was ours.
   function keys(node, key, element) {
     const { spin, pick } = node.touchDo;
-    const by = { ArrowUp: 1, ArrowDown: -1, PageUp: 5, PageDown: -5 }[key];
-    if (spin && by) return step(node, by), true;
+    const by = { "+": 1, "-": -1, ArrowUp: 1, ArrowDown: -1, PageUp: 5, PageDown: -5 }[key];
+    if (spin && by && !(spin.walk && ARROWS[key])) return step(node, by), true;
     if (spin && (key === "Home" || key === "End"))
       return spin.set(key === "Home" ? spin.min : spin.max), true;
     if ((key === "Enter" || key === " ") && pick && !native(node))
       return pick(), true;
     if (!ARROWS[key] || !node.dataset.group) return false;
+    // Up and down along its column, if it has one; and from the last to the first.
     const all = [...element.querySelectorAll(`[data-group="${node.dataset.group}"]`)];
     const [down, across] = ARROWS[key];
-    all[all.indexOf(node) + down + across]?.focus();
+    const left = (e) => Math.round(e.getBoundingClientRect().left);
+    const column = all.filter((e) => left(e) === left(node));
+    const list = down && column.length > 1 ? column : all;
+    list.at((list.indexOf(node) + down + across) % list.length).focus();
     return true;
   }
 
@@ -285,15 +311,19 @@ const touch = (() => {
   const show = (value) => String(value).replace("-", "\u2212");
   // So many places, and 0.00 instead of −0.00.
   const fixed = (value, places) => show(value.toFixed(places).replace(/^-(0\.?0*)$/, "$1"));
-  const up = (n) => String(n).replace("-", "\u207b").replace(/\d/g, (d) =>
-    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d]);
+  const up = (n) => String(n).replace("-", "⁻").replace(/\d/g, (d) =>
+    "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
   const sub = (n) => String(n).replace(/\d/g, (d) => String.fromCharCode(0x2080 + Number(d)));
   // 1.2·10⁻⁹, from 1.2e-9.
   function power(value, places = 1) {
     if (value === 0 || !Number.isFinite(value)) return show(value).replace("Infinity", "inf");
     const [digits, exponent] = value.toExponential(places).split("e");
-    return `${show(digits)}\u00b710${up(Number(exponent))}`;
+    return `${show(digits)}·10${up(Number(exponent))}`;
   }
+
+  // Two digits: 0.012, 120, or a power.
+  const short = (value) => (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4)
+    ? show(Number(value.toPrecision(2))) : power(value));
 
   const letter = (name) => h("i", {}, name);
   // A number in the colour of what it is: x, w, y or g.
@@ -330,7 +360,7 @@ const touch = (() => {
 
   // A plot, 320 wide; the label says what is seen on it.
   const plot = (key, label, height, parts, more) => h("svg.plot", { key, role: "img",
-    viewBox: `0 0 320 ${height}`, "aria-label": label, ...more }, parts);
+    viewBox: `0 0 320 ${height}`, label, ...more }, parts);
   const mark = (x, y, text, kind = "end") => h("text", { x, y, class: kind }, text);
   const curve = (key, kind, points) => h("polyline.curve", { key, class: kind,
     points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") });
@@ -356,7 +386,7 @@ const touch = (() => {
       if (by) pick(...(at ? [at[0] + by[0], at[1] + by[1]] : [0, 0]));
     };
     return h("svg.field", { key, role: "application", tabindex: 0,
-      "aria-label": name, viewBox: `${left} ${top} ${wide} ${tall}`,
+      label: name, viewBox: `${left} ${top} ${wide} ${tall}`,
       style: `aspect-ratio:${wide}/${tall}`,
       on: { pointerdown: point, pointermove: point, keydown } }, parts);
   }
@@ -392,7 +422,7 @@ const touch = (() => {
     } });
 
   return {
-    figure, h, range, cells, clip, show, fixed, sub, up, power, letter, number, sum, dice, stepper,
+    figure, h, range, cells, clip, show, fixed, sub, up, power, short, letter, number, sum, dice, stepper,
     arrow, place, path, plot, mark, curve, dot, scale, field, squares, at, pixels,
   };
 })();

@@ -74,15 +74,15 @@ touch.figure("bowl", (board, values) => {
     const most = 2.2 / Math.max(...values.curvature.data) * (heavy ? 1.8 : 1);
     return {
       parts: h("div.fields", {}, picture_of(walk)),
-      sum: [heavy ? "a step keeps " : "factors 1 \u2212 \u03b7\u03bb: ",
+      sum: [heavy ? "a step keeps " : "factors 1 \u2212 ηλ: ",
         state.curvature.map((curvature, k) => [k ? " and " : "",
           number("g", digits(factor(curvature)), `factor${k}`)])],
       words: words(walk),
       controls: [
-        slider("eta", letter("\u03b7"), { min: 0, max: Math.ceil(most * 100) / 100,
+        slider("eta", letter("η"), { min: 0, max: Math.ceil(most * 100) / 100,
           step: heavy ? 0.002 : 0.005 }),
-        heavy ? slider("momentum", letter("\u03bc"), { min: 0, max: 0.95, step: 0.05 }) : null,
-        slider("lambda", letter("\u03bb\u2082"), { value: state.curvature[1], min: 1,
+        heavy ? slider("momentum", letter("μ"), { min: 0, max: 0.95, step: 0.05 }) : null,
+        slider("lambda", letter("λ₂"), { value: state.curvature[1], min: 1,
           max: heavy ? 50 : 20, take: act((value) => { state.curvature[1] = value; }) }),
         button("again", "from the start", () => { state.steps = 0; }),
         button("next", "next step", () => { state.steps = Math.min(60, state.steps + 1); }),

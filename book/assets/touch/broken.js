@@ -23,15 +23,16 @@ touch.figure("broken", (board, values) => {
   const ends = means.map((loss) => loss.at(-1));
   const error = (k) => [...errors.data.subarray(k * kinds.length, (k + 1) * kinds.length)];
   const broken = (k) => Math.max(...error(k)) > WRONG;
+  const [wrong, right] = [layers.filter(broken), layers.filter((k) => !broken(k))];
 
-  const verdict = (k) => (state.picked.has(k) ? (broken(k) ? "found" : "accused, but right")
+  const verdict = (k) => (state.picked.has(k) ? (broken(k) ? "found" : "accused wrongly")
     : broken(k) ? "missed" : "rightly spared");
 
   function card(k) {
-    const [picked, { checked }] = [state.picked.has(k), state];
-    const kind = !checked ? (picked ? "picked" : "") : broken(k) ? "wrong" : "right";
+    const [picked, checked] = [state.picked.has(k), state.checked];
+    const kind = !checked ? (picked ? "picked g" : "") : broken(k) ? "g" : "y";
     return h("div.suspect", { key: `layer${k}`, group: checked ? null : "layer",
-      class: kind, "aria-pressed": checked ? null : String(picked),
+      class: kind, pressed: checked ? null : picked,
       pick: checked ? null : act(() => {
         if (!state.picked.delete(k)) state.picked.add(k);
         state.hasty = false;
@@ -40,8 +41,8 @@ touch.figure("broken", (board, values) => {
       path("axes", "M.5 2V78.5H150"),
       layers.filter((other) => other !== k).map((other) => curve(`${other}`, "thin pale", line[other])),
       curve("own", `own ${kind}`, line[k])),
-    h("span", {}, h("b", {}, k + 1), checked ? ` ${names[k]}` : "",
-      ` ends at ${ends[k].toFixed(3)}`),
+    h("span", {}, h("b", {}, k + 1), ` ends at ${ends[k].toFixed(3)}`),
+    checked && h("span", { key: `name${k}` }, names[k]),
     h("span.verdict", { key: `verdict${k}` },
       checked ? verdict(k) : picked ? "broken?" : "\u00a0"),
     checked && kinds.map((name, a) => h("span.error", {}, `${name} `,
@@ -50,7 +51,7 @@ touch.figure("broken", (board, values) => {
   }
 
   function sum() {
-    const [wrong, picked] = [layers.filter(broken), state.picked.size];
+    const picked = state.picked.size;
     const told = (key, value) => h("b", { key }, value);
     if (!state.checked) return ["picked ", told("picked", picked), ` of ${count}`];
     const found = wrong.filter((k) => state.picked.has(k)).length;
@@ -60,11 +61,8 @@ touch.figure("broken", (board, values) => {
 
   function words() {
     if (state.hasty) return "Guess first: pick the curves that look broken.";
-    const wrong = layers.filter(broken);
-    if (!state.checked) {
+    if (!state.checked)
       return `${wrong.length} of these layers have a wrong gradient. Whose loss gives it away?`;
-    }
-    const right = layers.filter((k) => !broken(k));
     const low = wrong.filter((k) => right.every((r) => ends[k] < ends[r]));
     const all = layers.flatMap(error);
     return `Broken, and yet lower at the end than each right layer: ${low.map((k) => k + 1).join(", ") || "none"}. `
@@ -73,15 +71,16 @@ touch.figure("broken", (board, values) => {
       + `${power(Math.min(...all.filter((e) => e > WRONG)), 0)}.`;
   }
 
+  // The verdict stands between the button and the layers: in sight when it is given.
   draw(() => ({
-    parts: h("div.suspects", { role: "group",
-      "aria-label": "Layers, and the loss of a network with each" }, layers.map(card)),
-    sum: sum(),
-    words: words(),
-    controls: button("check", state.checked ? "guess again" : "check gradients", () => {
+    above: button("check", state.checked ? "guess again" : "check gradients", () => {
       if (state.checked) Object.assign(state, { picked: new Set(), checked: false });
       else if (state.picked.size) state.checked = true;
       else state.hasty = true;
     }),
+    sum: sum(),
+    words: words(),
+    controls: h("div.suspects", { role: "group",
+      label: "Layers, and the loss of a network with each" }, layers.map(card)),
   }));
 });

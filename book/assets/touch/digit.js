@@ -24,12 +24,14 @@ touch.figure("digit", (board, values) => {
 
   /* --- From strokes to pixels --- */
 
+  // The pen of a new canvas, so many pixels high and wide.
+  const pen_of = (long) => Object.assign(document.createElement("canvas"), { width: long, height: long })
+    .getContext("2d", { willReadFrequently: true });
+
   // Shares of ink, 0..1, of lines of one width whose points are in pixels.
   function ink(strokes) {
     const long = side * FINE;
-    const canvas = Object.assign(document.createElement("canvas"), { width: long, height: long });
-    const pen = canvas.getContext("2d", { willReadFrequently: true });
-    Object.assign(pen, { lineCap: "round", lineJoin: "round", lineWidth: values.pen * FINE });
+    const pen = Object.assign(pen_of(long), { lineCap: "round", lineJoin: "round", lineWidth: values.pen * FINE });
     for (const points of strokes) {
       pen.beginPath();
       points.forEach(([x, y]) => pen.lineTo(x * FINE, y * FINE));
@@ -82,7 +84,7 @@ touch.figure("digit", (board, values) => {
   /* --- Drawing --- */
 
   const map = (key, data, width, limit, label, over, more) => touch.pixels(key, data, width, limit, over,
-    { role: "img", "aria-label": label, ...more });
+    { role: "img", label, ...more });
 
   // One map of an array: its numbers.
   const one = ({ shape: [, , rows, columns], data }, c) =>
@@ -133,10 +135,10 @@ touch.figure("digit", (board, values) => {
       if (next === now.map || next < 0 || next >= shown) pick(now.map, now.row + by[0], over);
       else pick(next, now.row, over < 0 ? columns - 1 : 0);
     };
-    return [h("p.step-name", {}, `${WHAT[layer]} \u2192 ${channels} \u00d7 ${rows} \u00d7 ${columns}`,
+    return [h("p.step-name", {}, `${WHAT[layer]} → ${channels} × ${rows} × ${columns}`,
       channels > shown ? `, ${shown} of them` : ""),
     h("div.maps", { key: `maps${layer}`, role: "application", tabindex: 0,
-      "aria-label": `${WHAT[layer]}: arrow keys pick a number`, on: { keydown } },
+      label: `${WHAT[layer]}: arrow keys pick a number`, on: { keydown } },
     range(shown).map((c) => h("div.map-box", {},
       map(`map${layer} ${c}`, one(array, c), columns, limit, `${WHAT[layer]}, map ${c}`, "--touch-g", { on: {
         pointerdown: (event) => {
@@ -182,18 +184,17 @@ touch.figure("digit", (board, values) => {
   }
 
   // The images that can be put onto the pad.
-  const images = () => h("div.shelf", { role: "group", "aria-label": "Images" },
+  const images = () => h("div.shelf", { role: "group", label: "Images" },
     shelf.map((data, k) => touch.pixels(`image${k}`, data, side, white, "--book-ink", { group: "image",
-      class: "touch-thumb", "aria-label": `image ${k + 1}, a ${names[labels[k]]}`,
-      "aria-pressed": String(state.which === k), pick: act(() => lay(k)) })));
+      class: "touch-thumb", label: `image ${k + 1}, a ${names[labels[k]]}`,
+      pressed: state.which === k, pick: act(() => lay(k)) })));
 
   function save() {
-    const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
-    const pen = canvas.getContext("2d");
+    const pen = pen_of(side);
     const image = pen.createImageData(side, side);
     pixels().forEach((v, a) => image.data.fill(Math.round(v * 255 / white), 4 * a, 4 * a + 3).fill(255, 4 * a + 3, 4 * a + 4));
     pen.putImageData(image, 0, 0);
-    Object.assign(document.createElement("a"), { href: canvas.toDataURL(), download: "digit.png" }).click();
+    Object.assign(document.createElement("a"), { href: pen.canvas.toDataURL(), download: "digit.png" }).click();
   }
 
   const point = (event) => place(event).reverse().map((v) => v * side);
@@ -217,7 +218,7 @@ touch.figure("digit", (board, values) => {
 
   const pad = (seen) => h("svg.pad", { key: "pad", role: "application",
     tabindex: 0, viewBox: `0 0 ${side} ${side}`, on: drag,
-    "aria-label": "A pad to draw a digit on. Arrow keys move what is on it by a pixel." },
+    label: "A pad to draw a digit on. Arrow keys move what is on it by a pixel." },
   state.strokes.length ? state.strokes.map((points) => h("polyline.stroke", { "stroke-width": values.pen * 1.2,
     points: [...points, points.at(-1).map((v) => v + 0.01)].map((p) => p.join()).join(" ") }))
     : [...seen].flatMap((v, a) => (v ? [h("rect.ink", { x: a % side, y: Math.floor(a / side),
@@ -234,11 +235,11 @@ touch.figure("digit", (board, values) => {
   }
 
   function bars({ p, logits }) {
-    return h("div.grid.logits-grid", { role: "group", "aria-label": "Probabilities" },
+    return h("div.grid.logits-grid", { role: "group", label: "Probabilities" },
       names.map((text, k) => {
         const [share, chosen] = [p[k].toFixed(2).replace(/^0/, ""), state.cell?.layer === 3 && state.cell.map === k];
         return [h("span.bar", { key: `p${k}`, class: `y ${chosen ? "seen" : ""}`, style: at(1, k + 1),
-          group: "bar", "aria-label": `${text}: ${share}`, "aria-pressed": String(chosen),
+          group: "bar", label: `${text}: ${share}`, pressed: chosen,
           pick: act(() => { state.cell = { layer: 3, map: k }; }) },
         h("i", { style: `height:${(100 * p[k]).toFixed(1)}%` }), h("span", {}, share)),
         h("span.name", { key: `class${k}`, style: at(2, k + 1),
@@ -255,7 +256,7 @@ touch.figure("digit", (board, values) => {
         h("div.pads", {}, pad(now.seen),
           h("div", {}, h("div.map-box", { key: "seen box" },
             map("seen", now.seen, side, white, "What the network sees", "--book-ink"), marked(marks, -1, 0, side, side)),
-          h("p.step-name", {}, `what it sees, ${side} \u00d7 ${side}`))),
+          h("p.step-name", {}, `what it sees, ${side} × ${side}`))),
         WHAT.map((_, layer) => maps(layer, now.arrays[layer], marks)),
         bars(now),
       ],

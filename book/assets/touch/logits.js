@@ -5,9 +5,8 @@
 
 touch.figure("logits", (board, values) => {
   const { h, show, fixed, sub, number, at } = touch;
-  const given = [...values.z.data];
-  const state = { z: [...given], label: values.label, way: "safe", format: "float32", last: 0 };
-  const { draw, act, choice, button } = board(state);
+  const state = { z: [...values.z.data], label: values.label, way: "safe", format: "float32" };
+  const { draw, act, choice, button, again, spin, last_used } = board(state);
   const ROUND = { float32: Math.fround, float64: (v) => v };
   const MOST = 9999;
 
@@ -28,11 +27,8 @@ touch.figure("logits", (board, values) => {
     : Math.abs(value) === Infinity ? show(value < 0 ? "-inf" : "inf") : fixed(value, places));
   const short = (value) => digits(value, 2).replace(/0\./, "."); // .25
   const logit = (value) => digits(value, Math.abs(value) < 9.95 ? 1 : 0);
-  const spin = (k) => ({ name: `z${sub(k)}`, value: state.z[k], text: logit(state.z[k]),
-    min: -MOST, max: MOST, step: 0.1, set: act((value) => {
-      state.z[k] = Math.round(value * 1e4) / 1e4;
-      state.last = k;
-    }) });
+  const dragged = (k) => spin({ name: `z${sub(k)}`, value: state.z[k], text: logit(state.z[k]),
+    min: -MOST, max: MOST, step: 0.1, set: (value) => { state.z[k] = Math.round(value * 1e4) / 1e4; } });
 
   const share = (value) => (Number.isFinite(value) ? 100 * Math.abs(value) : 0);
   const bar = (key, kind, value, style) =>
@@ -42,16 +38,16 @@ touch.figure("logits", (board, values) => {
 
   function columns({ p, push }) {
     const names = ["true class", "logit z", "probability p", "push y \u2212 p"];
-    return h("div.grid.logits-grid", { role: "group", "aria-label": "Class, logit, probability, push" },
+    return h("div.grid.logits-grid", { role: "group", label: "Class, logit, probability, push" },
     names.map((text, row) => h("span.name", { style: at(2 * row + 1, "1/-1") }, text)),
     state.z.map((value, k) => {
       const truth = k === state.label;
       return [
         h("span.cell", { key: `class${k}`, group: "class", style: at(2, k + 1),
-          class: truth ? "truth" : "none", "aria-pressed": String(truth),
+          class: truth ? "truth" : "none", pressed: truth,
           pick: act(() => { state.label = k; }) }, k),
         h("span.cell", { key: `z${k}`, group: "z", class: "x", style: at(4, k + 1),
-          spin: spin(k), on: { focus: act(() => { state.last = k; }) } }, logit(value)),
+          spin: dragged(k) }, logit(value)),
         bar(`p${k}`, "y", p[k], at(6, k + 1)),
         bar(`push${k}`, "g", push[k], at(8, k + 1))];
     }));
@@ -76,13 +72,13 @@ touch.figure("logits", (board, values) => {
         ", sum of pushes ", number("g", digits(now.push.reduce((sum, v) => sum + v), 2), "total")],
       words: words(now),
       controls: [
-        touch.stepper(spin(state.last)),
+        last_used(),
         button("plus", "+1 to all", () => { state.z = state.z.map((v) => v + 1); }),
-        button("times", "\u00d710", () => {
+        button("times", "×10", () => {
           state.z = state.z.map((v) => touch.clip(v * 10, -MOST, MOST));
         }),
         button("level", "level", () => { state.z.fill(0); }),
-        button("again", "as it was", () => { state.z = [...given]; state.label = values.label; }),
+        again(),
         choice("way", "softmax", ["safe", "naive"]),
         choice("format", "in", Object.keys(ROUND)),
       ],

@@ -118,14 +118,14 @@ touch.figure("luck", (board, values) => {
       parts: h("div.plots", {}, race([a, b], best, run), growth(mean, gap, a.length, run)),
       sum: ["chosen with ", told("g", "chosen", a[best]), " %, on fresh images ", told("y", "fresh", b[best]),
         " %: gap ", told("g", "gap", gap), run ? null : [", bound ", letter("s"),
-          `\u221a(2 log ${a.length}) = `, told("x", "bound", bound(a.length))], " points"],
+          `√(2 log ${a.length}) = `, told("x", "bound", bound(a.length))], " points"],
       words: run ? `Of ${a.length} epochs, epoch ${best + 1} is the best where it was chosen.${here}`
         : `Candidate ${best + 1} of ${a.length} wins. Its lead shrinks on images that did not choose it.${here}`,
       controls: [
         choice("by", "candidates", [["dice", "by dice"], ["run", "epochs of a run"]]),
         run ? slider("epoch", "epochs", { min: 1, max: A.length }) : [
           list("m", letter("m"), COUNTS), list("n", "images", IMAGES),
-          slider("tau", letter("\u03c4"), { min: 0, max: 3, step: 0.25 }),
+          slider("tau", letter("τ"), { min: 0, max: 3, step: 0.25 }),
           button("roll", "roll again", () => { state.roll += 1; })],
       ],
     };

@@ -7,9 +7,9 @@ touch.figure("pencil", (board, values) => {
   const { h, show, sub, letter, number, sum, range, at } = touch;
   const state = {
     x: [...values.x.data], w: [...values.w.data], g: values.g && [...values.g.data],
-    stride: 1, adds: true, guess: null, asked: false, row: 0, pixel: null, last: "x0",
+    stride: 1, adds: true, guess: null, asked: false, row: 0, pixel: null,
   };
-  const { draw, act, choice } = board(state);
+  const { draw, act, choice, spin, last_used } = board(state);
   const back = Boolean(state.g);
   const added = (all) => all.reduce((total, [, , part]) => total + part, 0);
 
@@ -26,24 +26,27 @@ touch.figure("pencil", (board, values) => {
     return { T, y, rows, heard, grad, loses: heard.map((all) => all.length > 1) };
   }
 
-  const spin = (name, k) => ({ name: name + sub(k), value: state[name][k], min: -9, max: 9,
-    set: act((value) => {
-      state[name][k] = value;
-      state.last = `${name}${k}`;
-    }) });
+  const dragged = (name, k) => spin({ name: name + sub(k), value: state[name][k], min: -9, max: 9,
+    set: (value) => { state[name][k] = value; } });
   const name = (row, column, ...text) => h("span.name", { style: at(row, column) }, text);
   const cell = (key, kind, row, column, text, more) => h("span.cell", { key, style: at(row, column),
     class: kind, ...more }, text);
   // One whose number can be changed: `name` and k say which it is.
   const moved = (key, kind, row, column, name, k, more) => cell(key, kind, row, column, show(state[name][k]),
-    { group: name, spin: spin(name, k), on: { focus: act(() => { state.last = `${name}${k}`; }) }, ...more });
+    { group: name, spin: dragged(name, k), "data-index": k, ...more });
+  // A pixel is picked, or left; where one is asked for, it is the guess.
+  const pick_pixel = (j) => act(() => {
+    if (state.asked) Object.assign(state, { guess: j, asked: false, pixel: null });
+    state.pixel = state.pixel === j ? null : j;
+  });
+  const pick_row = (i) => act(() => Object.assign(state, { row: i, pixel: null }));
   const seen = (holds) => (holds ? "seen" : "");
 
   function forward({ T, y, rows }) {
     const { row, pixel } = state;
     const cells = [name(1, 1, letter("x")), name(1, 8, letter("y"))];
     state.x.forEach((_, j) => cells.push(moved(`x${j}`,
-      `x ${seen(pixel === null ? T[row][j] !== null : pixel === j)}`, 1, j + 2, "x", j)));
+      `x ${seen(pixel === null ? T[row][j] !== null : pixel === j)}`, 1, j + 2, "x", j, { pick: pick_pixel(j) })));
     if (back) cells.push(name(`2/span ${rows.length}`, 1, letter("T")));
     for (const i of rows) {
       const chosen = row === i && pixel === null;
@@ -51,12 +54,11 @@ touch.figure("pencil", (board, values) => {
       T[i].forEach((v, j) => {
         const u = j - i * state.stride;
         if (v !== null) cells.push(moved(`T${i}${j}`, `w ${seen(chosen || pixel === j)}`, i + 2, j + 2, "w", u,
-          { group: i === row ? "w" : null })); // the row that the keys can reach
-        else if (back) cells.push(cell(`T${i}${j}`, "none", i + 2, j + 2, "0"));
+          { group: i === row ? "w" : null, pick: pick_row(i) })); // the keys reach one row
+        else if (back) cells.push(cell(`T${i}${j}`, "none", i + 2, j + 2, "0", { on: { click: pick_row(i) } }));
       });
-      cells.push(cell(`y${i}`, `y ${seen(chosen)}`, i + 2, 8, show(y[i]), { group: "y",
-        "aria-pressed": String(chosen), "aria-label": `y${sub(i)} = ${show(y[i])}`,
-        pick: act(() => { state.row = i; state.pixel = null; }) }));
+      cells.push(cell(`y${i}`, `y ${seen(chosen)}`, i + 2, 8, show(y[i]), { group: "y", "data-index": i,
+        pressed: chosen, label: `y${sub(i)} = ${show(y[i])}`, pick: pick_row(i) }));
     }
     return h("div.grid.pencil-forward", {}, cells);
   }
@@ -64,29 +66,27 @@ touch.figure("pencil", (board, values) => {
   function backward({ T, rows, heard, grad, loses }) {
     const { row, pixel, adds, asked: hidden } = state;
     const cells = [name(1, 1, letter("g")), name(1, "6/9", adds ? "adds up" : "is overwritten"),
-      name(`2/span ${heard.length}`, 1, letter("T"), h("sup", {}, "\u22a4")),
-      name(1, 9, "\u2202L/\u2202", letter("x"))];
+      name(`2/span ${heard.length}`, 1, letter("T"), h("sup", {}, "⊤")),
+      name(1, 9, "∂L/∂", letter("x"))];
     const mine = (i) => row === i && pixel === null;
-    for (const i of rows) cells.push(moved(`g${i}`, `g ${seen(mine(i))}`, 1, i + 2, "g", i));
+    for (const i of rows) cells.push(moved(`g${i}`, `g ${seen(mine(i))}`, 1, i + 2, "g", i, { pick: pick_row(i) }));
     heard.forEach((all, j) => {
       const chosen = pixel === j;
+      const on = { click: pick_pixel(j) }; // for a pointer; keys pick the sum
       for (const i of rows) {
         const v = T[i][j];
-        cells.push(cell(`t${j}${i}`, v === null ? "none" : `w ${seen(chosen || mine(i))}`, j + 2, i + 2, show(v ?? 0)));
+        cells.push(cell(`t${j}${i}`, v === null ? "none" : `w ${seen(chosen || mine(i))}`, j + 2, i + 2, show(v ?? 0),
+          { on, "data-index": v === null ? null : j - i * state.stride }));
       }
       all.forEach(([i, , part], k) => {
         const lost = !adds && !hidden && k < all.length - 1;
         cells.push(cell(`part${j}${i}`, `part ${lost ? "lost" : ""} ${seen(chosen)}`, j + 2, 6 + i,
-          lost ? h("s", {}, show(part)) : show(part)));
+          lost ? h("s", {}, show(part)) : show(part), { on }));
       });
       const bad = !adds && !hidden && loses[j];
       const said = hidden ? "?" : show(grad[j]);
-      cells.push(cell(`d${j}`, `sum ${seen(chosen)} ${bad ? "bad" : ""}`, j + 2, 9, said, { group: "d",
-        "aria-pressed": String(chosen), "aria-label": `\u2202L/\u2202x${sub(j)} = ${said}`,
-        pick: act(() => {
-          if (hidden) Object.assign(state, { guess: j, asked: false });
-          state.pixel = chosen && !hidden ? null : j;
-        }) }));
+      cells.push(cell(`d${j}`, `sum ${seen(chosen)} ${bad ? "bad" : ""}`, j + 2, 9, said, { group: "d", "data-index": j,
+        pressed: chosen, label: `∂L/∂x${sub(j)} = ${said}`, pick: pick_pixel(j) }));
     });
     return h("div.grid.pencil-backward", {}, cells);
   }
@@ -98,11 +98,13 @@ touch.figure("pencil", (board, values) => {
       + "Pick one of the five question marks."];
     if (j === null) return [letter("y"), sub(state.row), " = ", sum(state.w.map((v, u) =>
       ["w", v, "x", state.x[state.row * state.stride + u]])), " = ", number("y", y[state.row])];
+    if (!back) return [letter("x"), sub(j), " has the weight ", heard[j].map(([i, w], k) =>
+      [k ? ", " : "", number("w", w), " in ", letter("y"), sub(i)])];
     const terms = heard[j].map(([i, w]) => ["w", w, "g", state.g[i]]);
-    const left = ["\u2202L/\u2202", letter("x"), sub(j), " = "];
+    const left = ["∂L/∂", letter("x"), sub(j), " = "];
     if (!terms.length) return [left, number("g", 0)];
     return [left, state.adds ? sum(terms) : [...terms.slice(0, -1)
-      .map((term) => [h("s", {}, sum([term])), " \u2192 "]), sum(terms.slice(-1))],
+      .map((term) => [h("s", {}, sum([term])), " → "]), sum(terms.slice(-1))],
     " = ", number("g", grad[j])];
   }
 
@@ -113,6 +115,7 @@ touch.figure("pencil", (board, values) => {
     if (j === null) return back
       ? `Row ${state.row} of T is column ${state.row} of its transpose.`
       : "The same three weights at each place: change one, and all places change.";
+    if (!back) return `x${sub(j)} is read by ${outputs(heard[j])}.`;
     if (!heard[j].length) return `No window reads x${sub(j)}, so its gradient is 0.`;
     if (!state.adds) return `${state.guess !== j ? "" : loses[j] ? "Right: " : "No: "}x${sub(j)} hears from ${
       outputs(heard[j])}${loses[j] ? ", and keeps what the last one sent; += gave "
@@ -124,17 +127,15 @@ touch.figure("pencil", (board, values) => {
 
   draw(() => {
     const current = compute();
-    const [kind, k] = [state.last[0], Number(state.last[1])];
     return {
       parts: h("div.boards", {}, forward(current), back ? backward(current) : null),
       sum: sums(current),
       words: words(current),
       controls: [
-        touch.stepper(spin(kind, k)),
+        last_used(),
         choice("stride", "stride", [1, 2], act((value) => {
           Object.assign(state, { stride: value, row: 0, guess: null, asked: !state.adds });
           if (state.asked) state.pixel = null;
-          if (kind === "g" && k > 1) state.last = "g0";
         })),
         back ? choice("adds", "backward writes with", [[true, "+="], [false, "="]], act((value) => {
           Object.assign(state, { adds: value, asked: !value && state.guess === null });

@@ -1,5 +1,6 @@
 /* The pooling board: a map of numbers, the largest of each window, and where a gradient
-   of 1 from each window goes: which rule for ties, what stands in the frame. */
+   of 1 from each window goes: which rule for ties, what stands in the frame, which is
+   the padding. */
 
 "use strict";
 
@@ -7,8 +8,8 @@ touch.figure("pooling", (board, values) => {
   const { h, show, sub, letter, number, cells, at } = touch;
   const [rows, columns] = values.x.shape;
   const state = { x: [...values.x.data], k: 2, s: 2, p: 0, ties: "first", frame: -Infinity,
-    window: [0, 0], last: 0 };
-  const { draw, act, choice, slider } = board(state);
+    window: [0, 0] };
+  const { draw, act, choice, slider, again, spin, last_used } = board(state);
   const NAMES = { first: "the first", all: "each", shared: "in shares" };
   const inside = (a, b) => a >= 0 && a < rows && b >= 0 && b < columns;
 
@@ -38,10 +39,10 @@ touch.figure("pooling", (board, values) => {
   }
 
   const short = (value) => show(Math.round(value * 100) / 100);
-  const infinite = (value) => (value === -Infinity ? "\u2212\u221e" : show(value));
-  const spin = (place) => ({ value: state.x[place], min: -20, max: 20,
+  const infinite = (value) => (value === -Infinity ? "\u2212∞" : show(value));
+  const dragged = (place) => spin({ value: state.x[place], min: -20, max: 20, walk: true,
     name: `x${sub(Math.floor(place / columns))}${sub(place % columns)}`,
-    set: act((value) => { state.x[place] = value; state.last = place; }) });
+    set: (value) => { state.x[place] = value; } });
 
   function map({ grad }) {
     const { k, s, p, window: [i, j] } = state;
@@ -49,13 +50,13 @@ touch.figure("pooling", (board, values) => {
       const [a, b] = [r - p, c - p];
       const [image, place, got] = [inside(a, b), a * columns + b, grad.get(`${a} ${b}`)];
       return h("span.cell", { key: `x${image ? place : `${a} ${b}`}`, style: at(r + 1, c + 1),
-        class: `${image ? "x" : "frame"} ${got ? "won" : ""}`, ...(image ? { group: "x",
-          spin: spin(place), on: { focus: act(() => { state.last = place; }) } } : {}) },
+        class: `${image ? "x" : "frame"} ${got ? "won" : ""}`, ...(image && { group: "x", spin: dragged(place) }) },
       h("span", {}, image ? show(state.x[place]) : infinite(state.frame)),
       got ? h("small.got", { key: `d${a} ${b}` }, short(got)) : null);
     });
-    return h("div.grid.pooling-map", { style: `--n:${columns + 2 * p}` }, numbers,
-      h("span.frame", { style: at(`${i * s + 1}/span ${k}`, `${j * s + 1}/span ${k}`) }));
+    return h("div.grid.pooling-map", { style: `--n:${columns + 2 * p}`, role: "group",
+      label: "The map: arrow keys lead from number to number, + and \u2212 change one" }, numbers,
+      h("span.window", { style: at(`${i * s + 1}/span ${k}`, `${j * s + 1}/span ${k}`) }));
   }
 
   const output = ({ size, windows }) =>
@@ -63,8 +64,8 @@ touch.figure("pooling", (board, values) => {
       windows.map((one) => {
         const [place, chosen] = [one.at.join(" "), one.at.join() === state.window.join()];
         return h("span.cell", { key: `y${place}`, group: "y",
-          class: `y ${chosen ? "seen" : ""}`, "aria-pressed": String(chosen),
-          "aria-label": `window ${place}: ${infinite(one.top)}`,
+          class: `y ${chosen ? "seen" : ""}`, pressed: chosen,
+          label: `window ${place}: ${infinite(one.top)}`,
           pick: act(() => { state.window = one.at; }) }, infinite(one.top));
       }));
 
@@ -86,18 +87,20 @@ touch.figure("pooling", (board, values) => {
 
   draw(() => {
     const now = compute();
-    const scale = (name, min, max) => slider(name, letter(name), { min, max, take: set(name) });
+    const scale = (text, name, min, max) =>
+      slider(name, [`${text} `, letter(name)], { min, max, take: set(name) });
     return {
       parts: h("div.boards", {}, map(now), output(now)),
       // The ledger: what the windows sent, and where it is now.
       sum: ["sent ", number("g", now.windows.length), ", arrived ", number("g", short(now.arrived), "arrived"),
         now.lost ? [", lost in the frame ", number("g", short(now.lost), "lost")] : null],
       words: words(now),
-      controls: [
-        touch.stepper(spin(state.last)),
-        scale("k", 1, 4), scale("s", 1, 4), scale("p", 0, Math.floor(state.k / 2)),
+      above: [
+        scale("window", "k", 1, 4), scale("stride", "s", 1, 4),
+        scale("padding", "p", 0, Math.floor(state.k / 2)),
         choice("ties", "a tie pays", Object.entries(NAMES), set("ties")),
-        choice("frame", "the frame holds", [[-Infinity, "\u2212\u221e"], [0, "0"]], set("frame")),
+        choice("frame", "the frame holds", [[-Infinity, "\u2212∞"], [0, "0"]], set("frame")),
+        last_used(), again(),
       ],
     };
   });

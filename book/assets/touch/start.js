@@ -4,7 +4,7 @@
 "use strict";
 
 touch.figure("start", (board, values) => {
-  const { h, show, power, up, letter, number, path, mark } = touch;
+  const { h, power, short, up, letter, number, path, mark } = touch;
   const { x, labels, units: width, classes } = values;
   const state = { sigma: values.sigma, rule: "one size", depth: values.depth, relu: true, biases: false };
   const { draw, act, choice, slider } = board(state);
@@ -91,8 +91,7 @@ touch.figure("start", (board, values) => {
     const sigma = RULES[state.rule](width, width);
     const factor = sigma * Math.sqrt(width / (state.relu ? 2 : 1));
     const times = layers.length - 1;
-    const short = (value) => Number(value.toPrecision(2)).toString();
-    return [number("w", short(sigma)), ` \u00b7 \u221a${
+    return [number("w", short(sigma)), ` · √${
       state.relu ? `(${width}/2)` : width} = ${short(factor)} a layer; ${short(factor)}${up(times)} = `,
     h("b", { key: "predicted" }, power(factor ** times)), ", measured ",
     number("y", power(layers.at(-1).size / layers[0].size), "measured")];
@@ -120,13 +119,13 @@ touch.figure("start", (board, values) => {
     const sigma = RULES[state.rule](width, width);
     return {
       parts: h("div.plots", {},
-        bars("up", "signal y, on its way up \u2192", "y", layers, most, ({ size }) => size),
-        bars("down", "\u2190 gradient \u2202L/\u2202y, on its way down", "g", layers, most, ({ told }) => told)),
+        bars("up", "signal y, on its way up →", "y", layers, most, ({ size }) => size),
+        bars("down", "← gradient ∂L/∂y, on its way down", "g", layers, most, ({ told }) => told)),
       sum: sum(layers),
       words: words(layers),
       controls: [
-        slider("sigma", letter("\u03c3"), { value: Math.round(20 * Math.log10(sigma)) / 20,
-          min: -3, max: 1, step: 0.05, text: show(Number(sigma.toPrecision(2))),
+        slider("sigma", letter("σ"), { value: Math.round(20 * Math.log10(sigma)) / 20,
+          min: -3, max: 1, step: 0.05, text: short(sigma),
           take: act((e) => Object.assign(state, { sigma: 10 ** e, rule: "one size" })) }),
         slider("depth", "layers", { min: 2, max: 40 }),
         choice("rule", "start", Object.keys(RULES)),

@@ -9,9 +9,9 @@ touch.figure("step", (board, values) => {
   // Each with its place x, slope, M = |f'''| and F = |f| + |x f'| / 2 there. Every
   // operation is rounded by r, as the number format does.
   const FUNCTIONS = {
-    cube: { text: "x\u00b3", x: 1, slope: 3, M: 6, F: 2.5, f: (x, r) => r(r(x * x) * x) },
+    cube: { text: "x³", x: 1, slope: 3, M: 6, F: 2.5, f: (x, r) => r(r(x * x) * x) },
     inverse: { text: "1/x", x: 1, slope: -1, M: 6, F: 1.5, f: (x, r) => r(1 / x) },
-    root: { text: "\u221ax", x: 2, slope: Math.SQRT1_2 / 2, M: 0.375 * 2 ** -2.5,
+    root: { text: "√x", x: 2, slope: Math.SQRT1_2 / 2, M: 0.375 * 2 ** -2.5,
       F: 1.25 * Math.SQRT2, f: (x, r) => r(Math.sqrt(x)) },
     relu: { text: "ReLU at 0", x: 0, slope: 0.5, f: (x) => Math.max(x, 0) },
   };

@@ -4,9 +4,10 @@
 "use strict";
 
 touch.figure("train", (board, values) => {
-  const { h, show, range, path, mark, curve, scale } = touch;
-  const { CONTROLS, tasks } = train;
-  const { percent } = tasks;
+  const { h, show, short, range, path, mark, curve, scale } = touch;
+  const { controls: choices } = values; // what can be set; in the address each goes by its key
+  const tasks = train.tasks(choices);
+  const { percent, whole } = tasks;
   const SLICE = 12; // milliseconds of work, then the page has its turn
   const side = values.learn.shape[1];
   const data = {
@@ -18,10 +19,7 @@ touch.figure("train", (board, values) => {
   };
   const dice = [...document.querySelectorAll("pre")].map((pre) => pre.textContent.trim())
     .find((text) => text.includes("class Dice"));
-  const many = values.learn.shape[0];
-  const choices = { ...CONTROLS, n: { ...CONTROLS.n,
-    values: [...CONTROLS.n.values.filter((n) => n < many), many] } };
-  const defaults = { ...values.start, n: many, seed: 0 };
+  const defaults = { ...values.start, n: values.learn.shape[0], seed: 0 };
 
   const state = { settings: { ...defaults }, run: null, problem: "", playing: false, single: false,
     old: [{ name: "cnn, in Python", epochs: values.history }], log: [], side: null,
@@ -86,7 +84,8 @@ touch.figure("train", (board, values) => {
     const { run } = state;
     if (run && (run.epochs.length || run.lost)) {
       state.log.push(tasks.account(run));
-      state.old = [{ settings: { ...run.settings }, epochs: run.epochs, lost: run.lost }, ...state.old].slice(0, 3);
+      state.old = [{ settings: { ...run.settings }, epochs: run.epochs, lost: run.lost,
+        kind: "wyg"[state.log.length % 3] }, ...state.old].slice(0, 3);
     }
     Object.assign(state, { settings, run: null, problem: "", single: false, side: null });
     try {
@@ -102,7 +101,7 @@ touch.figure("train", (board, values) => {
   function go(settings, playing = false) {
     Object.assign(state, { series: [], playing });
     begin(settings);
-    history.replaceState(null, "", link());
+    tell();
   }
 
   function set(name, value) {
@@ -110,7 +109,7 @@ touch.figure("train", (board, values) => {
     if (name !== "epochs" || !state.run || state.run.epochs.length > value) return go(settings, state.playing);
     state.settings = settings; // all else goes on as it was
     state.run.settings.epochs = value;
-    history.replaceState(null, "", link());
+    tell();
   }
 
   /* --- The address --- */
@@ -119,6 +118,8 @@ touch.figure("train", (board, values) => {
     const told = tasks.changed(state.settings, defaults).map((key) => `${key}=${state.settings[key]}`);
     return told.length ? `#${told.join("&")}` : location.pathname + location.search;
   }
+
+  const tell = () => history.replaceState(null, "", link());
 
   // Sets the board as the address says: "#lr=0.1&init=zero".
   function read() {
@@ -155,7 +156,7 @@ touch.figure("train", (board, values) => {
       marks.map((v) => [path("lines", `M${LEFT} ${down(v)}H${RIGHT}`, v), mark(LEFT - 6, down(v) + 4, text(v))]),
       range(Math.floor(last / step) + 1).map((k) => mark(across(k * step), 196, k * step, "middle")),
       curve("guess", "one", [LEFT, RIGHT].map((x) => [x, down(guess)])), mark(RIGHT, down(guess) - 4, "a guess"),
-      curves.map(({ name, points }) => curve(name, name, points.filter(([, v]) => Number.isFinite(v))
+      curves.map(({ name, points }) => curve(name, name, points.filter(([epoch, v]) => epoch <= last && Number.isFinite(v))
         .map(([epoch, v]) => [across(epoch), down(v)])))]);
   }
 
@@ -171,9 +172,9 @@ touch.figure("train", (board, values) => {
   function curves(what) {
     const { run } = state;
     const of = (epochs, key) => epochs.map((epoch, k) => [k + 1, epoch[`${key}_${what}`]]);
-    const found = [...state.old.entries()].reverse().flatMap(([k, { epochs }]) => [
-      { name: `old train${k}`, points: of(epochs, "train") },
-      { name: `old valid${k}`, points: of(epochs, "validation") }]);
+    const found = [...state.old.entries()].reverse().flatMap(([k, { epochs, kind }]) => [
+      { name: `old train${k} ${kind}`, points: of(epochs, "train") },
+      { name: `old valid${k} ${kind}`, points: of(epochs, "validation") }]);
     if (!run) return found;
     if (what === "loss") found.push({ name: "batches",
       points: thin(run.batches, Math.ceil(run.settings.n / run.settings.batch)) });
@@ -197,13 +198,14 @@ touch.figure("train", (board, values) => {
   const table = (heads, rows) => h("table", {},
     h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
   // What a run was set to, where that is not as the board was at first.
-  const told = (settings) => tasks.changed(settings, defaults, ["epochs"])
-    .map((key) => `${choices[key].name} ${tasks.told(key, settings[key])}`).join(", ") || "as at first";
+  const list = (settings, keys) =>
+    keys.map((key) => `${choices[key].name} ${tasks.told(key, settings[key])}`).join(", ");
+  const told = (settings) => list(settings, tasks.changed(settings, defaults, ["epochs"])) || "as at first";
 
-  function row(key, { name, settings, epochs, lost }) {
+  function row(key, { name, settings, epochs, lost, kind }) {
     const [now, last] = [key === "this run", epochs.at(-1)];
     return h("tr", { key, class: now ? "now" : null },
-      h("td", {}, h("i.swatch", {}),
+      h("td", {}, h("i.swatch", { class: kind }),
         settings && !now ? h("button.take", { title: "take these settings",
           pick: act(() => go({ ...settings })) }, told(settings)) : name ?? told(settings)),
       [epochs.length, last ? percent(last.train_accuracy) : "\u2013",
@@ -234,7 +236,7 @@ touch.figure("train", (board, values) => {
     const weight = (f, u, v) => (u < k && v < k ? w[f * w.length / count + u * k + v] : undefined);
     const cells = Float64Array.from({ length: rows * columns }, (_, a) =>
       weight(...find(Math.floor(a / columns), a % columns)) ?? 0);
-    return picture_of("filters", `filters ${k} \u00d7 ${k}`, [rows, columns], {
+    return picture_of("filters", `filters ${k} × ${k}`, [rows, columns], {
       cells: [cells, cells.reduce((most, v) => Math.max(most, Math.abs(v)), 0), "--touch-g"],
       tell: (r, c) => {
         const [f, u, v] = find(r, c);
@@ -280,7 +282,7 @@ touch.figure("train", (board, values) => {
         ? `convolution${settings.convs > 1 ? ` ${i + 1}` : ""}` : "fully connected"),
       h("td", { key: `gradient${i}` }, h("span.gauge", {},
         h("i", { style: `width:${long || 0}%` })),
-      size === undefined ? "\u2013" : show(size >= 0.001 ? size.toPrecision(2) : size.toExponential(1))),
+      size === undefined ? "\u2013" : short(size)),
       h("td", { key: `dead${i}` }, dead ? `${dead[0]} of ${dead[1]}` : "\u2013"));
     }));
   }
@@ -304,7 +306,7 @@ touch.figure("train", (board, values) => {
       button("step", "step", () => Object.assign(state, { playing: false, single: true }), over),
       button("rewind", "rewind", () => go(state.settings), !run),
       button("new", "new seed", () => set("seed", (state.settings.seed + 1) % 100)),
-      h("span.speed", {}, state.speed));
+      h("span", { key: "size" }, run && `${whole(run.size)} parameters`), h("span.speed", {}, state.speed));
   }
 
   function settings() {
@@ -320,7 +322,7 @@ touch.figure("train", (board, values) => {
   }
 
   function code() {
-    const text = state.run ? train.python(state.settings, data, dice) : state.problem;
+    const text = state.run ? `${dice}\n\n${train.python(state.settings, data, values.code)}` : state.problem;
     const toggle = act(({ currentTarget }) => { state.code = currentTarget.open; });
     return h("details.code", { open: state.code ? "" : null, on: { toggle } },
       h("summary", {}, "As code"), state.code ? [
@@ -335,6 +337,8 @@ touch.figure("train", (board, values) => {
     const [now, bounds] = [state.settings, state.bounds];
     const { done, text, guess } = tasks.checks[key](runs(), { ...values, ...state, defaults });
     const answer = (said) => button(said, said, () => state.guesses.set(guess.id, { said, is: guess.is }));
+    const set_up = values.setups[key];
+    const is_set = set_up && !tasks.changed(now, { ...defaults, ...set_up }).length;
     const bound = key === "cliff" && bounds.get(tasks.ground(now));
     const more = {
       cliff: () => button("bound", "the bound", () => {
@@ -350,12 +354,13 @@ touch.figure("train", (board, values) => {
       }, !state.run), guess ? [answer("luck"), answer("gain")] : null],
     }[key]?.();
     return h("li", { key: `task ${key}`, class: done ? "done" : null },
-      h("span.check", { role: "img", "aria-label": done ? "done" : "to do" }, done ? "\u2713" : ""),
+      h("span.check", { role: "img", label: done ? "done" : "to do" }, done ? "✓" : ""),
       h("div", {}, h("b", {}, title), h("p", {}, goal),
         h("p.state", { key: `${key} text`, "aria-live": "polite" },
-          bound ? `Bound at these first weights: ${bound.toPrecision(2)}. ${text}` : text),
-        h("div.buttons", {}, values.setups[key] ? button(`set ${key}`,
-          "set it up", () => go({ ...defaults, ...values.setups[key] })) : null, more)));
+          is_set && `Set: ${list(now, Object.keys(set_up))}; all else as at first. `,
+          bound && `Bound at these first weights: ${short(bound)}. `, text),
+        h("div.buttons", {}, set_up && button(`set ${key}`,
+          "set it up", () => go({ ...defaults, ...set_up })), more)));
   }
 
   function words() {
@@ -374,7 +379,9 @@ touch.figure("train", (board, values) => {
     const { run } = state;
     if (run?.seen) run.first ??= run.seen;
     return {
-      parts: [buttons(), plots(), table(["run", "epochs", "training", "validation"], [
+      above: buttons(),
+      parts: [plots(), table(["run", "epochs", [h("i.swatch", { class: "train" }), "training"],
+        [h("i.swatch", {}), "validation"]], [
         run && row("this run", run), state.old.map((old, k) => row(`before${k}`, old))])],
       words: words(),
       controls: [

@@ -5,26 +5,6 @@
 
 const train = (() => {
   const { range } = touch;
-  // What can be set, in the order of the board; the data of the build say how many
-  // images there are. In the page's address each goes by its name here.
-  const CONTROLS = {
-    lr: { name: "learning rate",
-      values: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5] },
-    momentum: { name: "momentum", values: [0, 0.5, 0.8, 0.9, 0.95, 0.99] },
-    decay: { name: "weight decay", values: [0, 1e-4, 1e-3, 0.01, 0.1, 1, 10] },
-    batch: { name: "batch size", values: [4, 8, 16, 32, 64, 128, 256] },
-    n: { name: "training images", values: [20, 50, 100, 200, 500, 1000, 2000] },
-    epochs: { name: "epochs", values: [1, 2, 3, 5, 10, 20, 50, 100] },
-    filters: { name: "filters", values: [1, 2, 3, 4, 6, 8, 12, 16, 32] },
-    convs: { name: "convolutions", values: [1, 2], texts: {} },
-    k: { name: "kernel", values: [1, 3, 5, 7], texts: {} },
-    s: { name: "stride", values: [1, 2], texts: {} },
-    p: { name: "padding", values: [0, 1, 2], texts: {} },
-    pool: { name: "pooling", values: [1, 2, 3, 4], texts: { 1: "none" } },
-    act: { name: "activation", values: ["relu", "none"], texts: { relu: "ReLU" } },
-    init: { name: "start", values: ["zero", "1e-3", "he", "10"], texts: { he: "He" } },
-    seed: { name: "seed", values: range(100) },
-  };
   const LARGEST = 1.5e6; // multiply-adds for an image: what one piece can bear
 
   /* --- The network --- */
@@ -52,9 +32,7 @@ const train = (() => {
     return layers;
   }
 
-  const STD = {
-    zero: () => 0, "1e-3": () => 1e-3, he: (fan_in) => Math.sqrt(2 / fan_in), 10: () => 10,
-  };
+  const std_of = (init, fan_in) => (init === "he" ? Math.sqrt(2 / fan_in) : Number(init) || 0); // zero
 
   // A run at its first weights. data: learn and judge, {images, labels} each; greys, the
   // scaled number of each grey; side; names.
@@ -64,7 +42,7 @@ const train = (() => {
     const [roll, parameters] = [touch.dice(settings.seed), network.parameters()];
     for (const { value: { shape, data: w } } of parameters) {
       if (shape.length === 1) continue; // biases start at 0
-      const std = STD[settings.init](w.length / shape[0]);
+      const std = std_of(settings.init, w.length / shape[0]);
       for (let k = 0; k < w.length; k++) w[k] = std * roll.normal();
     }
     const run = { settings, data, network, parameters, roll, batches: [], epochs: [],
@@ -245,36 +223,17 @@ const train = (() => {
 
   /* --- As code --- */
 
-  // dice: the chapter's own cell, which imports and defines them.
-  function python(s, data, dice) {
-    const lines = plan(s, data.side, data.names.length).map(([name, ...sizes]) => ({
+  // code: the lines of the chapter, with places for what is set.
+  function python(s, data, code) {
+    const layers = plan(s, data.side, data.names.length).map(([name, ...sizes]) => ({
       Conv2d: ([c, f, k, step, p]) => `Conv2d(${c}, ${f}, ${k}, stride=${step}, padding=${p}, rng=rng)`,
       MaxPool2d: ([k]) => `MaxPool2d(${k})`,
       Linear: ([d, m]) => `Linear(${d}, ${m}, rng=rng)`,
-    }[name]?.(sizes) ?? `${name}()`));
-    const rule = s.init === "he" ? "cnn.he_std" : `lambda fan_in, fan_out: ${STD[s.init]()}`;
-    return `${dice}
-
-
-training, validation, _ = cnn.load_dataset("${data.name}")
-learn = training.subset(slice(${s.n}))
-judge = validation.subset(slice(${data.judge.labels.data.length}))
-
-rng = Dice(${s.seed})
-network = cnn.Sequential(
-${lines.map((line) => `    cnn.${line},\n`).join("")}).to(np.float64)
-rng = Dice(${s.seed})  # anew: the first weights are drawn in float64
-cnn.initialize(network, ${rule}, rng)
-optimizer = cnn.SGD(
-    network.parameters(), lr=${s.lr}, momentum=${s.momentum}, weight_decay=${s.decay}
-)
-history = cnn.train(
-    network, optimizer, learn, judge, epochs=${s.epochs}, batch_size=${s.batch}, rng=rng
-)
-for epoch in history:
-    print(epoch)
-`;
+    }[name]?.(sizes) ?? `${name}()`)).map((line) => `    cnn.${line},\n`).join("");
+    const rule = s.init === "he" ? "cnn.he_std" : `lambda fan_in, fan_out: ${std_of(s.init)}`;
+    const known = { ...s, layers, rule, name: data.name, judge: data.judge.labels.data.length };
+    return code.replace(/{(\w+)}/g, (_, key) => known[key]);
   }
 
-  return { CONTROLS, start, curvature, collapse, python };
+  return { start, curvature, collapse, python };
 })();

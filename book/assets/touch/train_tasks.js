@@ -3,17 +3,17 @@
 
 "use strict";
 
-train.tasks = (() => {
-  const { CONTROLS } = train;
+train.tasks = (controls) => {
+  const { power, short } = touch;
   const account = ({ settings, lost, size, collapsed, epochs }) => ({ lost, size, collapsed,
     settings: { ...settings }, last: epochs.at(-1), epochs: epochs.length });
 
   const whole = (count) => count.toLocaleString("en");
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const points = (share) => touch.fixed(100 * share, 1);
-  const told = (key, value) => touch.show(CONTROLS[key].texts?.[value] ?? value);
+  const told = (key, value) => touch.show(controls[key].texts?.[value] ?? value);
   // The controls in which two settings differ.
-  const changed = (a, b, besides = []) => Object.keys(CONTROLS)
+  const changed = (a, b, besides = []) => Object.keys(controls)
     .filter((key) => a[key] !== b[key] && !besides.includes(key));
 
   // Dead: no number any more, or after two epochs still no better than a guess.
@@ -29,7 +29,7 @@ train.tasks = (() => {
       else text = "Dead. But which of your changes was it?";
     }
     if (ways.size) text = `${ways.size} of 3: ${
-      [...ways].map(([key, value]) => `${CONTROLS[key].name} ${value}`).join(", ")}.`;
+      [...ways].map(([key, value]) => `${controls[key].name} ${value}`).join(", ")}.`;
     return { done: ways.size >= 3, text };
   }
 
@@ -44,8 +44,8 @@ train.tasks = (() => {
     const text = `It lives at ${a} and is dead at ${b}`;
     if (b > 2.6 * a) return { text: `${text}. Come nearer, from both sides.` };
     if (!bound) return { text: `${text}. Now ask for the bound.` };
-    return { done: true, text: `${text}: ${(a / bound).toPrecision(2)} to ${
-      (b / bound).toPrecision(2)} times the bound.` };
+    return { done: true, text: `${text}: ${short(a / bound)} to ${
+      short(b / bound)} times the bound.` };
   }
 
   function overfit(runs) {
@@ -59,7 +59,7 @@ train.tasks = (() => {
       for (const { settings, last } of runs) {
         const by = changed(settings, ill.settings, ["epochs"]);
         if (last && by.length === 1 && by[0] !== "seed" && last.validation_accuracy >= before + 0.03)
-          return { done: true, text: `${CONTROLS[by[0]].name} ${told(by[0], settings[by[0]])}: ${
+          return { done: true, text: `${controls[by[0]].name} ${told(by[0], settings[by[0]])}: ${
             percent(before)} became ${percent(last.validation_accuracy)}.` };
       }
     }
@@ -79,7 +79,7 @@ train.tasks = (() => {
     const text = [...found.values()].map(({ settings, size, last, collapsed }) =>
       `Convolutions: ${settings.convs}. ${whole(size)} parameters read ${percent(last.validation_accuracy)
       }, and are one matrix of ${whole(collapsed.numbers)} numbers, but for ${
-        collapsed.apart.toExponential(0)} of the largest logit.`).join(" ");
+        power(collapsed.apart, 0)} of the largest logit.`).join(" ");
     return { done: found.size > 1, text };
   }
 
@@ -109,8 +109,8 @@ train.tasks = (() => {
     const doubt = Math.sqrt(error(gains));
     return { id: JSON.stringify([old.settings, now.settings]),
       is: Math.abs(mean(gains)) > 2 * doubt ? "gain" : "luck",
-      what: `${CONTROLS[key].name} ${told(key, now.settings[key])} instead of ${told(key, old.settings[key])
-      }, seed by seed: ${gains.map(points).join(" ")} points, mean ${points(mean(gains))} \u00b1 ${points(doubt)}.` };
+      what: `${controls[key].name} ${told(key, now.settings[key])} instead of ${told(key, old.settings[key])
+      }, seed by seed: ${gains.map(points).join(" ")} points, mean ${points(mean(gains))} ± ${points(doubt)}.` };
   }
 
   function luck(runs, { guesses }) {
@@ -127,5 +127,5 @@ train.tasks = (() => {
   const ground = ({ lr, epochs, batch, seed, ...others }) => JSON.stringify(others);
 
   return { checks: { kill, cliff, overfit, small, straight, luck }, account, changed, ground,
-    mean, percent, told };
-})();
+    mean, percent, told, whole };
+};

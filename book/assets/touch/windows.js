@@ -69,10 +69,10 @@ touch.figure("windows", (board, values) => {
 
   function sum({ count }) {
     const { H, k, s, p } = state;
-    if (!count) return [`${k} rows do not fit into ${H} + 2\u00b7${p} = ${H + 2 * p}.`];
+    if (!count) return [`${k} rows do not fit into ${H} + 2·${p} = ${H + 2 * p}.`];
     const ratio = (H + 2 * p - k) / s;
-    return [letter("H"), `\u2032 = \u230a(${H} + 2\u00b7${p} \u2212 ${k}) / ${s}\u230b + 1 = \u230a${
-      Math.round(ratio * 100) / 100}\u230b + 1 = `, number("y", count, "size")];
+    return [letter("H"), `′ = ⌊(${H} + 2·${p} \u2212 ${k}) / ${s}⌋ + 1 = ⌊${
+      Math.round(ratio * 100) / 100}⌋ + 1 = `, number("y", count, "size")];
   }
 
   const list = (rows) => (rows.length === 1 ? `Row ${rows[0]}`
