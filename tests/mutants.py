@@ -36,7 +36,7 @@ SCORE = 0.95
 # Each module, and what tests it besides its own file.
 MODULES = {
     "layer": ["contracts", "network"],
-    "gradient_check": ["contracts"],
+    "gradient_check": ["contracts", "words"],
     "linear": ["contracts", "layer"],
     "relu": ["contracts", "layer", "nonfinite"],
     "windows": ["contracts", "convolution", "max_pooling"],
@@ -45,10 +45,10 @@ MODULES = {
     "loss": ["contracts", "nonfinite"],
     "initialization": [],
     "optimizer": ["pairs"],
-    "network": ["pairs", "contracts", "layer"],
+    "network": ["pairs", "contracts", "layer", "words"],
     "metrics": ["contracts"],
-    "training": ["pairs", "contracts"],
-    "data": ["contracts"],
+    "training": ["pairs", "contracts", "words"],
+    "data": ["contracts", "words"],
     "beyond/fast": ["contracts", "nonfinite"],
     "beyond/parallel": ["pairs", "contracts"],
 }

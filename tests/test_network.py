@@ -403,17 +403,6 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path], "a partial file was left"
 
 
-def test_it_is_written_in_a_folder_beside_it(tmp_path, monkeypatch):
-    """A rename from another disk would not be all or nothing."""
-    moved = []
-    monkeypatch.setattr(os, "replace", lambda *places: moved.append(places))
-    save_arrays(tmp_path / "net.npz", {"x": np.ones(3)})
-    ((whole, path),) = moved
-    assert path == tmp_path / "net.npz"
-    assert whole.parents[1] == tmp_path
-    assert whole.parent.name.startswith("net.npz.")
-
-
 # The process ends itself at one point of the writing, as a power cut would.
 KILLED = """
 import os, signal, sys, zipfile

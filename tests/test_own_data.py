@@ -201,6 +201,10 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
         (GREY, [f"{n}.png" for n in range(N)]),
         ("40 different", "expected", "file names"),
     ),
+    "ragged labels": (
+        (GREY, [[1], [2, 3]] * (N // 2)),
+        ("object", "expected", "inhomogeneous"),
+    ),
     "one class": ((GREY, [1] * N), ("1 different", "expected 2 classes")),
     "a rare class": (
         (GREY, [3 if n == ASIDE else k for n, k in enumerate(LABELS)]),

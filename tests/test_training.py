@@ -45,7 +45,7 @@ from cnn import (
     train_step,
 )
 from cnn.metrics import EpochMetrics
-from cnn.network import load_arrays, save_arrays
+from cnn.network import save_arrays
 from cnn.training import (
     Checkpoint,
     epochs_since_best,
@@ -624,15 +624,6 @@ def test_a_checkpoint_holds_all_that_an_optimizer_keeps(tmp_path):
     assert results[0] == results[1]
 
 
-def test_a_checkpoint_has_the_names_that_it_had(tmp_path):
-    """In other words, a file of an earlier version would be refused."""
-    run(epochs=1, checkpoint=tmp_path / "run.npz")
-    names = {
-        name.partition("/")[0] for name in load_arrays(tmp_path / "run.npz")
-    }
-    assert names == {"value", "best", "velocities", "state"}
-
-
 def test_a_snapshot_does_not_move():
     network, optimizer, _ = start()
     kept = network.state_dict()
@@ -725,11 +716,7 @@ def test_the_bar_of_a_resumed_run_starts_where_it_was(tmp_path, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    _, _, history = run(epochs=3, checkpoint=path)
-    shown, last = terminal.getvalue(), history[-1]
+    run(epochs=3, checkpoint=path)
+    shown = terminal.getvalue()
     assert "10/15" in shown
     assert "15/15" in shown
-    assert (
-        f"validation: {last.validation_loss:.3f}, "
-        f"{last.validation_accuracy:.2%}"
-    ) in shown
