@@ -28,6 +28,7 @@ from cnn import (
     Sequential,
     check_gradients,
     numerical_gradient,
+    predict,
     relative_error,
 )
 from cnn.network import load_arrays, save_arrays
@@ -433,6 +434,27 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, point):
     assert path.read_bytes() == content
     save_arrays(path, {"first": np.ones(3)})  # what is left is no hindrance
     np.testing.assert_array_equal(load_arrays(path)["first"], np.ones(3))
+
+
+# --- predict, which the chapter of training has, and which needs no more ----
+
+
+def test_predict_is_forward_in_pieces():
+    network = seed_network(0, 4, np.float32)
+    x = np.random.default_rng(1).standard_normal((1257, 1, 8, 8))
+    x = x.astype(np.float32)
+    np.testing.assert_allclose(
+        predict(network, x), network.forward(x), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_predict_leaves_each_layer_in_its_mode():
+    network = seed_network(0, 4, np.float32)
+    network.layers[1].eval()
+    modes = [layer.training for layer in network.modules()]
+    predict(network, np.ones((3, 1, 8, 8), np.float32))
+    assert [layer.training for layer in network.modules()] == modes
+    assert {*modes} == {True, False}
 
 
 # --- bad input -------------------------------------------------------------

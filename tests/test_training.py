@@ -151,26 +151,6 @@ def test_agrees_with_a_loop_in_pytorch():
 # --- what it measures ------------------------------------------------------
 
 
-def test_predict_is_forward_in_pieces():
-    network, _, _ = start()
-    assert len(TRAINING) % 500 != 0
-    np.testing.assert_allclose(
-        predict(network, TRAINING.images),
-        network.forward(TRAINING.images),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-
-
-def test_predict_leaves_each_layer_in_its_mode():
-    network, _, _ = start()
-    network.layers[1].eval()
-    modes = [layer.training for layer in network.modules()]
-    predict(network, FEW.images)
-    assert [layer.training for layer in network.modules()] == modes
-    assert {*modes} == {True, False}
-
-
 def test_evaluate_agrees_with_scikit_learn():
     from sklearn.metrics import accuracy_score, log_loss
 
