@@ -240,11 +240,17 @@ def test_what_it_refuses():
             ValueError, match=r"of shape .7,.*N is 8 as in images"
         ):
             step(network, sgd, x, labels[:7])
+    with pytest.raises(ValueError, match="closed"):
+        step(network, sgd, x, labels)
+
+
+def test_another_number_of_channels_is_the_layers_affair():
+    network, (x, labels) = two_poolings(), batch(8)
+    sgd = cnn.SGD(network.parameters(), 0.1)
+    with ParallelStep(network, workers=2) as step:
         step(network, sgd, x, labels)
         with pytest.raises(ValueError, match=r"^Conv2d was given x of shape"):
             step(network, sgd, np.repeat(x, 2, axis=1), labels)
-    with pytest.raises(ValueError, match="closed"):
-        step(network, sgd, x, labels)
 
 
 def gone(pid: int) -> bool:

@@ -37,8 +37,8 @@ def execute_pages(
 
     Those that measure time are left to MyST-NB, when all is quiet.
     """
-    config: Any = env
-    config, markdown = config.mystnb_config, config.myst_config
+    its: Any = env  # where MyST-NB keeps what it was told
+    config, markdown = its.mystnb_config, its.myst_config
     pages: list[Page] = []
     for name in names:
         path = Path(env.doc2path(name))
