@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from cnn.data import check_arrays, check_positive
+from cnn.data import check_arrays, check_generator, check_positive
 from cnn.layer import Layer, Parameter
 from cnn.windows import (
     Size,
@@ -122,6 +122,7 @@ class Conv2d(Layer):
         rng: np.random.Generator,
     ) -> None:
         check_positive(in_channels=in_channels, out_channels=out_channels)
+        check_generator(rng)
         self.stride = pair(stride, "stride", 1)
         self.padding = pair(padding, "padding", 0)
         kernel = pair(kernel_size, "kernel_size", 1)

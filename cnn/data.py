@@ -39,6 +39,7 @@ class Dataset:
         for name in ("images", "labels"):  # a list becomes an array
             array = as_numbers("Dataset", name, getattr(self, name))
             object.__setattr__(self, name, array)
+        check_numbers(mean=self.mean, std=self.std)
         shape = self.images.shape
         if shape[:1] != self.labels.shape or 0 in shape[1:]:
             way = "np.ravel(labels) of a column, np.argmax of one-hot rows."
@@ -95,9 +96,7 @@ def way_out(
         return "A gradient has the shape of what it is a gradient to."
     if len(shape) == len(letters) - 1 and letters[0] == "N":
         grey = f", {name}[:, np.newaxis] are grey ones" * (len(letters) == 4)
-        return (
-            f"Add an axis: {name}[np.newaxis] is a batch of one image{grey}."
-        )
+        return f"Add an axis: {name}[np.newaxis] is a batch of 1 image{grey}."
     if letters == ["N", "D"] and len(shape) > 2:
         return "Put a Flatten() where images meet a Linear layer."
     if len(shape) != len(letters):
@@ -123,21 +122,19 @@ def as_numbers(
     """
     if type(value) is np.ndarray and value.dtype.kind in kinds:
         return value
-    array, says = np.array(None), ""
+    array = np.array(None)
+    way = f"np.array({name}, float) makes numbers of text and objects."
     try:
         array = np.asarray(value)
     except Exception as error:  # of many kinds: a tensor's, a ragged list's
-        says = str(error)
+        way = f"NumPy cannot make an array of it: {error}"
     gaps, kind = np.ma.is_masked(value), array.dtype.kind
     if kind in kinds and not gaps:
         return array
-    way = f"np.array({name}, float) makes numbers of text and objects."
     if gaps:
         way = f"Fill the gaps: {name}.filled(0)."
     elif kind == "c":
         way = f"Take np.real({name}), if the imaginary part is 0."
-    elif says:
-        way = f"NumPy cannot make an array of it: {says}"
     raise ValueError(
         f"{user} was given {name} of type {type(value).__name__} and "
         f"{array.dtype}; expected an array of numbers. {way}"
@@ -157,8 +154,7 @@ def check_arrays(user: str, contract: str, *arrays: Any) -> list[np.ndarray]:
             array = as_numbers(user, ARGUMENT.findall(contract)[n][0], array)
             # Floats stay as large; what has 8 or 16 bits fits into float32.
             least = np.float16 if array.dtype.kind == "f" else np.float32
-            kind = np.result_type(array.dtype, least)
-            array = array.astype(kind, copy=False)
+            array = array.astype(np.result_type(array, least), copy=False)
         floats.append(array)
     check_shapes(user, contract, *[array.shape for array in floats])
     return floats
@@ -168,10 +164,23 @@ def check_positive(**counts: Any) -> None:
     """ValueError unless the counts, by name, are whole and at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(
-                f"{name} is {count!r}; expected a whole number of at least 1. "
-                "Give an int, such as 1."
-            )
+            way = "a whole number of at least 1. Give an int, such as 1."
+            raise ValueError(f"{name} is {count!r}; expected {way}")
+
+
+def check_numbers(**numbers: Any) -> None:
+    """ValueError unless the numbers, by name, are real, and one each."""
+    for name, number in numbers.items():
+        if not isinstance(number, int | float | np.integer | np.floating):
+            way = "one real number. Give a float, such as 0.1."
+            raise ValueError(f"{name} is {number!r}; expected {way}")
+
+
+def check_generator(rng: Any) -> None:
+    """ValueError unless rng is a random generator of NumPy."""
+    if not isinstance(rng, np.random.Generator):
+        way = "Make it once, for all: rng=np.random.default_rng(0)."
+        raise ValueError(f"rng is {rng!r}; expected a NumPy Generator. {way}")
 
 
 def as_greys(user: str, pixels: np.ndarray) -> np.ndarray:
@@ -212,6 +221,7 @@ def scale(pixels: np.ndarray, mean: float, std: float) -> np.ndarray:
     pixels: (N, H, W), of 0..255; mean, std: those of the training set.
     Equation: eq-data-scaling.
     """
+    check_numbers(mean=mean, std=std)
     greys = ((np.arange(256) - mean) / std).astype(np.float32)
     return np.take(greys, as_greys("scale", pixels))[:, np.newaxis]
 
@@ -222,15 +232,15 @@ def split(count: int, validation_size: int) -> tuple[np.ndarray, np.ndarray]:
     Two arrays of indices, the same each time. ValueError if none would train.
     """
     check_positive(count=count)
-    if not 0 <= validation_size < count:
+    whole = isinstance(validation_size, int | np.integer)
+    if not whole or not 0 <= validation_size < count:
         raise ValueError(
-            f"validation_size is {validation_size} of {count} images; "
+            f"validation_size is {validation_size!r} of {count} images; "
             "expected 0 or more, and some that are left to learn from. "
             "Lay fewer aside, or use the whole data."
         )
     order = np.random.default_rng(0).permutation(count)
-    validation, train = np.split(order, [validation_size])
-    return train, validation
+    return order[validation_size:], order[:validation_size]
 
 
 def minibatches(
@@ -242,6 +252,7 @@ def minibatches(
     Yields images (B, C, H, W) and labels (B,).
     """
     check_positive(batch_size=batch_size)
+    check_generator(rng)
     order = rng.permutation(len(dataset))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from cnn.data import check_arrays
+from cnn.data import check_arrays, check_generator, check_numbers
 from cnn.layer import Layer, Parameter
 
 
@@ -21,10 +21,10 @@ def numerical_gradient(
     Equation: eq-check-central.
     """
     (x,) = check_arrays("numerical_gradient", "x (...)", x)
+    check_numbers(h=0 if h is None else h)
     if h is None:
         h = float(np.finfo(x.dtype).eps) ** (1 / 3)
-    x = x.copy()
-    gradient = np.empty_like(x)
+    x, gradient = x.copy(), np.empty_like(x)
     for index in np.ndindex(x.shape):
         kept = x[index]
         x[index] = kept + h
@@ -106,6 +106,7 @@ def check_gradients(
     Returns the error for "input" and for each parameter by its name.
     Warns of entries among kinks, where an error may be a false alarm.
     """
+    check_generator(rng)
     (x,) = check_arrays("check_gradients", "x (...)", x)
     r = rng.standard_normal(layer.forward(x).shape)
     # A copy: a backward that overwrites its argument must not change L.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnn.data import check_positive
+from cnn.data import check_generator, check_positive
 from cnn.layer import Layer
 
 
@@ -52,6 +52,7 @@ def initialize(
         with one axis that are not called "bias".
     std: he_std, xavier_std or a rule of your own. rng: rolls the dice.
     """
+    check_generator(rng)
     for name, parameter in network.named_parameters().items():
         value = parameter.value
         if name.split(".")[-1] == "bias":

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from cnn.data import check_arrays, check_positive
+from cnn.data import check_arrays, check_generator, check_positive
 from cnn.layer import Layer, Parameter
 
 
@@ -50,6 +50,7 @@ class Linear(Layer):
         self, in_features: int, out_features: int, *, rng: np.random.Generator
     ) -> None:
         check_positive(in_features=in_features, out_features=out_features)
+        check_generator(rng)
         std = np.sqrt(2 / in_features)  # He's; see Initialisation
         weight = std * rng.standard_normal((out_features, in_features))
         self.weight = Parameter(weight.astype(np.float32))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cnn.data import check_numbers
 from cnn.layer import Layer, Parameter
 
 
@@ -27,6 +28,7 @@ class SGD:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
+        check_numbers(lr=lr, momentum=momentum, weight_decay=weight_decay)
         # "not 0 <= lr" rather than "lr < 0": it refuses nan as well.
         finite = 0 <= lr < np.inf and 0 <= weight_decay < np.inf
         if not finite or not 0 <= momentum < 1:
@@ -56,7 +58,7 @@ class SGD:
                 f"the optimizer moves {len(self.parameters)} parameters, and "
                 f"{strange} of them are not this network's; expected its own, "
                 "all or some. Make the optimizer anew, after the network: "
-                "SGD(network.parameters(), lr)."
+                f"{type(self).__name__}(network.parameters(), lr)."
             )
         self.network = network
 
@@ -77,6 +79,7 @@ def cosine_schedule(lr: float, progress: float) -> float:
     progress: the share of all steps that is done, 0..1, else ValueError.
     Equation: eq-optimizer-cosine.
     """
+    check_numbers(lr=lr, progress=progress)
     if not 0 <= progress <= 1:
         raise ValueError(
             f"progress is {progress}; expected 0..1, the share of all steps "

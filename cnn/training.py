@@ -4,7 +4,6 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cnn.data import Dataset, check_arrays, check_positive, minibatches
+from cnn.data import (
+    Dataset,
+    check_arrays,
+    check_generator,
+    check_positive,
+    minibatches,
+)
 from cnn.layer import Layer, copy_arrays
 from cnn.loss import CrossEntropyLoss, cross_entropy
 from cnn.metrics import EpochMetrics
@@ -66,7 +71,6 @@ def train_step(
 
 
 Step = Callable[[Layer, SGD, np.ndarray, np.ndarray], tuple[float, int]]
-Schedule = Callable[[float, float], float] | None
 
 
 def train_epoch(
@@ -118,6 +122,7 @@ class Checkpoint:
     def __init__(
         self, network: Layer, optimizer: SGD, rng: np.random.Generator
     ) -> None:
+        check_generator(rng)
         optimizer.check_network(network)
         self.network, self.optimizer, self.rng = network, optimizer, rng
         self.made_of: dict[str, Any] = {}  # what tells this run from others
@@ -143,9 +148,8 @@ class Checkpoint:
 
     def save(self, path: str | Path) -> None:
         """Write it to path, where the old file or the new one is whole."""
-        epochs = [asdict(epoch) for epoch in self.history]
-        state = {"history": epochs, "rng": self.rng.bit_generator.state}
-        state["made_of"] = self.made_of
+        state: dict[str, Any] = {"history": [*map(vars, self.history)]}
+        state |= {"rng": self.rng.bit_generator.state, "made_of": self.made_of}
         save_arrays(path, self.held() | {"state": np.array(json.dumps(state))})
 
     def load(self, path: str | Path) -> None:
@@ -188,7 +192,7 @@ def train(
     epochs: int,
     batch_size: int,
     rng: np.random.Generator,
-    schedule: Schedule = None,
+    schedule: Callable[[float, float], float] | None = None,
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     step: Step = train_step,
@@ -205,9 +209,8 @@ def train(
     step: does what train_step does, and is called as it is.
     ValueError if something is below 1, not finite, or does not fit.
     """
-    limit = np.inf if patience is None else patience
-    counts = {"patience": patience} if patience is not None else {}
-    check_positive(epochs=epochs, batch_size=batch_size, **counts)
+    limit = epochs if patience is None else patience  # epochs: never reached
+    check_positive(epochs=epochs, batch_size=batch_size, patience=limit)
     contract = "training (N, ...), validation (M, ...)"
     check_arrays("train", contract, training.images, validation.images)
     lr, run = optimizer.lr, Checkpoint(network, optimizer, rng)

@@ -450,11 +450,17 @@ def test_parameters_are_looked_at_as_sgd_looks(make):
     with pytest.raises(ValueError, match="expected a list of Parameters"):
         make([], 0.1)
     network, other = seed_network(0), seed_network(0)
-    with pytest.raises(ValueError, match="are not this network's"):
+    way = f"{make.__name__}(network.parameters(), lr)."
+    with pytest.raises(
+        ValueError, match=in_order("are not this network's", f": {way}")
+    ):
         train_step(
             *(network, make(other.parameters(), 0.1)),
             *(FEW.images, FEW.labels),
         )
+    made = {make.__name__: make, "network": network, "lr": 0.01}
+    optimizer = eval(way.removesuffix("."), made)
+    train_step(network, optimizer, FEW.images, FEW.labels)
 
 
 def test_what_tells_runs_apart_can_be_written_down():

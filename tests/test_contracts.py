@@ -20,15 +20,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTRACT_LAYERS, in_order
+from test_house import MODULES, public
 
 import cnn
 from cnn import windows
-from cnn.beyond.augmentation import affine_grid, grid_sample
+from cnn.beyond.augmentation import (
+    affine_grid,
+    elastic_field,
+    grid_sample,
+    random_matrices,
+)
 from cnn.beyond.batch_norm import batch_statistics
+from cnn.beyond.dropout import dropout, dropout_backward
 from cnn.beyond.fast import fuse_layers
 from cnn.convolution import conv2d_grad_input
-from cnn.data import mean_and_std, scale
+from cnn.data import check_generator, check_numbers, mean_and_std, scale
 from cnn.loss import log_softmax
+from cnn.training import Checkpoint, train_epoch
 from cnn.windows import col2im, im2col, output_size, pad, strided_slice
 
 
@@ -891,3 +899,185 @@ def test_all_that_has_sizes_is_walked() -> None:
         if getattr(item, "__module__", "").startswith("cnn"):
             sizes = SIZES & inspect.signature(item).parameters.keys()
             assert not sizes or item.__name__ in SIZED, item
+
+
+# --- a generator ------------------------------------------------------------
+
+
+def few() -> cnn.Dataset:
+    return dataset(X[:, :1], [0, 1, 2, 0, 1])
+
+
+def sgd(ours: cnn.Sequential) -> cnn.SGD:
+    return cnn.SGD(ours.parameters(), 0.1)
+
+
+# A right call of everything that has an argument rng.
+DRAWS: dict[str, Callable[[cnn.Sequential, Any], Any]] = {
+    "Checkpoint": lambda ours, rng: Checkpoint(ours, sgd(ours), rng),
+    "Conv2d": lambda _, rng: cnn.Conv2d(1, 2, 3, rng=rng),
+    "Dropout": lambda _, rng: cnn.Dropout(0.1, rng=rng),
+    "Linear": lambda _, rng: cnn.Linear(4, 2, rng=rng),
+    "check_gradients": lambda ours, rng: cnn.check_gradients(
+        ours, X[:, :1], rng
+    ),
+    "check_generator": lambda _, rng: check_generator(rng),
+    "distort": lambda _, rng: cnn.distort(X, rng, fill=0),
+    "elastic_field": lambda _, rng: elastic_field(2, (6, 6), rng, 1, 3),
+    "initialize": lambda ours, rng: cnn.initialize(ours, cnn.he_std, rng),
+    "minibatches": lambda _, rng: next(cnn.minibatches(few(), 2, rng)),
+    "random_matrices": lambda _, rng: random_matrices(2, rng, 1, 1, 1),
+    "train": lambda ours, rng: cnn.train(
+        *(ours, sgd(ours), few(), few()), epochs=1, batch_size=2, rng=rng
+    ),
+    "train_epoch": lambda ours, rng: train_epoch(
+        ours, sgd(ours), few(), 2, rng
+    ),
+}
+
+
+def everything() -> Iterator[tuple[str, Any]]:
+    """The public functions and classes of all modules, and their methods."""
+    for module in MODULES:
+        for name, item in public(module):
+            if not name.endswith((".train", ".eval")):
+                yield name, item
+
+
+def test_all_that_draws_is_walked() -> None:
+    draws = {
+        name
+        for name, item in everything()
+        if "rng" in inspect.signature(item).parameters
+    }
+    assert draws == {*DRAWS}, "Give DRAWS a right call of each."
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_generator_is_no_seed(name: str) -> None:
+    """What is refused has changed nothing; the way out leads further."""
+    ours = network()
+    before = ours.state_dict()
+    for given in (0, None, "0", [0], np.random, np.random.RandomState(0)):
+        says = re.escape(f"rng is {given!r}; expected a NumPy Generator. ")
+        with pytest.raises(ValueError, match=f"^{says}") as error:
+            DRAWS[name](ours, given)
+        for place, value in ours.state_dict().items():
+            assert np.array_equal(value, before[place])
+    way = str(error.value).partition("rng=")[2].removesuffix(".")
+    DRAWS[name](ours, eval(way, {"np": np}))
+
+
+def test_what_is_refused_has_drawn_nothing() -> None:
+    given = rng()
+    with pytest.raises(ValueError, match=r"^fill is '0'"):
+        cnn.distort(X, given, fill="0", shift=1)  # type: ignore[arg-type]
+    assert given.random() == rng().random()
+
+
+# --- one number -------------------------------------------------------------
+
+OF_TWO = np.ones((4, 2))
+# A right call of everything that has an argument which is one number. 0.5
+# fits them all.
+NUMBERS: dict[str, Callable[..., Any]] = {
+    **{
+        make.__name__: lambda lr=0.1, make=make, **numbers: make(
+            network().parameters(), lr, **numbers
+        )
+        for make in (cnn.SGD, cnn.Nesterov, cnn.RMSprop, cnn.Adam, cnn.AdamW)
+    },
+    "BatchNorm2d": partial(cnn.BatchNorm2d, 2),
+    "Dataset": lambda mean=0.0, std=1.0: cnn.Dataset(
+        "few", X, [0] * 5, ("a",), mean, std
+    ),
+    "Dropout": lambda p=0.5: cnn.Dropout(p, rng=rng()),
+    "ExponentialMovingAverage": lambda decay=0.5: cnn.ExponentialMovingAverage(
+        network(), decay
+    ),
+    "batch_norm": partial(cnn.batch_norm, X, *OF_TWO),
+    "batch_norm_backward": partial(cnn.batch_norm_backward, X, X, *OF_TWO[:3]),
+    "cosine_schedule": lambda lr=0.1, progress=0.5: cnn.cosine_schedule(
+        lr, progress
+    ),
+    "distort": lambda fill=0, **strengths: cnn.distort(
+        X, rng(), fill=fill, **strengths
+    ),
+    "dropout": lambda p=0.5: dropout(X, X > 0, p),
+    "dropout_backward": lambda p=0.5: dropout_backward(X, X > 0, p),
+    "grid_sample": lambda fill=0: grid_sample(
+        X, np.ones((5, 3, 3)), np.ones((5, 3, 3)), fill
+    ),
+    "numerical_gradient": partial(
+        cnn.numerical_gradient, lambda x: float(x.sum()), B
+    ),
+    "scale": lambda mean=0.0, std=1.0: scale(
+        np.zeros((2, 3, 3), np.uint8), mean, std
+    ),
+}
+# Are given what their one caller has looked at, or computed.
+LOOKED_AT = {
+    *("EpochMetrics", "check_finite", "one_sided_slope", "pad"),
+    *("check_settings", "follow", "penalised"),
+    *("elastic_field", "random_matrices"),
+    *("Frame", "area_weights"),
+}
+
+
+def numbers_of(item: Any) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for parameter in inspect.signature(item).parameters.values()
+        if parameter.annotation in (float, float | None)
+    ]
+
+
+def test_all_that_takes_a_number_is_walked() -> None:
+    taking = {name for name, item in everything() if numbers_of(item)}
+    assert taking == NUMBERS.keys() | LOOKED_AT, (
+        "Give NUMBERS a right call of each."
+    )
+    assert not NUMBERS.keys() & LOOKED_AT
+    assert {*cnn.__all__} & LOOKED_AT == {"EpochMetrics"}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_one_and_real(name: str) -> None:
+    call, item = NUMBERS[name], dict(everything())[name]
+    call()
+    bad = ["0.1", [0.1, 0.2], (0.1,), np.array([0.1, 0.2]), 0.5j, {}]
+    for parameter in numbers_of(item):
+        for given in bad + [None] * (parameter.default is not None):
+            says = re.escape(
+                f"{parameter.name} is {given!r}; expected one real number. "
+            )
+            with pytest.raises(ValueError, match=f"^{says}") as error:
+                call(**{parameter.name: given})
+        way = str(error.value).partition("such as ")[2].removesuffix(".")
+        for fine in (eval(way), np.float16(0.5), np.float32(0.5)):
+            call(**{parameter.name: fine})
+        for fine in (np.float64(0.5), np.longdouble(0.5)):
+            call(**{parameter.name: fine})
+
+
+@pytest.mark.parametrize("number", [0, True, np.int8(0), np.uint64(0)])
+def test_a_whole_number_is_a_number(number: Any) -> None:
+    check_numbers(lr=number)
+
+
+@pytest.mark.parametrize("make", [cnn.Adam, cnn.AdamW])
+@pytest.mark.parametrize(
+    "betas",
+    [None, 0.9, "0.9", (0.9,), ("0.9", "0.9"), ([0.9, 0.9], 0.9), (0.9, None)],
+)
+def test_betas_are_two_numbers(make: Any, betas: Any) -> None:
+    user = make.__name__
+    with pytest.raises(ValueError, match=f"^{user} was given .* expected"):
+        make(network().parameters(), betas=betas)
+
+
+@pytest.mark.parametrize("knots", ["7", None, 2.5, [7]])
+def test_knots_are_counted(knots: Any) -> None:
+    says = re.escape(f"knots is {knots!r}; expected a whole number")
+    with pytest.raises(ValueError, match=f"^{says}"):
+        cnn.distort(X, rng(), fill=0, elastic=1, knots=knots)

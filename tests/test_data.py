@@ -1,5 +1,7 @@
 """Images as arrays: the splits, the scale, the minibatches."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,9 +73,10 @@ def test_splits_share_nothing_and_lose_nothing(count, drawn):
     assert sorted([*train, *validation]) == list(range(count))
 
 
-@pytest.mark.parametrize("size", [-1, 5, 6])
+@pytest.mark.parametrize("size", [-1, 5, 6, 1.5, 1.0, "1", None, [1]])
 def test_some_are_left_to_learn_from(size):
-    with pytest.raises(ValueError, match=f"size is {size} of 5 images; exp"):
+    says = re.escape(f"size is {size!r} of 5 images; expected")
+    with pytest.raises(ValueError, match=says):
         split(5, size)
 
 

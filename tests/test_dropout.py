@@ -53,7 +53,8 @@ def test_the_gradient_is_the_measured_one_for_a_held_mask(seed, shape, p):
             return super().forward(x)
 
     x, _, _ = masked(seed, shape, p)
-    for layer in (Held(p, rng=None), Dropout(p, rng=None).eval()):
+    rng = np.random.default_rng(0)
+    for layer in (Held(p, rng=rng), Dropout(p, rng=rng).eval()):
         errors = check_gradients(layer, x, np.random.default_rng(0))
         assert errors["input"] < 1e-8
 
@@ -69,9 +70,11 @@ def test_mean_and_variance_are_torchs():
 
 def test_evaluated_it_does_nothing_and_needs_no_dice():
     x = np.arange(6.0).reshape(2, 3)
-    layer = Dropout(0.9, rng=None).eval()
+    rng = np.random.default_rng(0)
+    layer = Dropout(0.9, rng=rng).eval()
     assert np.array_equal(layer.forward(x), x)
     assert np.array_equal(layer.backward(x + 1), x + 1)
+    assert rng.random() == np.random.default_rng(0).random()
 
 
 def test_predict_asks_the_whole_network():

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -284,9 +285,10 @@ def test_a_result_that_cannot_be_written_leaves_nothing(log):
     assert list(results_folder().iterdir()) == []
 
 
-@pytest.mark.parametrize("seeds", [0, -1])
+@pytest.mark.parametrize("seeds", [0, -1, 1.5, "5", None, [0, 1]])
 def test_no_seed_is_refused(log, seeds):
-    with pytest.raises(ValueError, match=f"seeds is {seeds}; expected at"):
+    says = re.escape(f"seeds is {seeds!r}; expected at")
+    with pytest.raises(ValueError, match=says):
         run_experiment(page(PLAIN), {"a": {}}, seeds=seeds, log=log)
 
 

@@ -192,7 +192,7 @@ def test_the_ground_floor_has_few_lines() -> None:
     MODULES,
 )
 def test_a_module_is_read_in_one_sitting(module: str) -> None:
-    most = 200 if module == "cnn.convolution" else 250
+    most = 200 if module == "cnn.convolution" else 260
     assert lines(module) <= most, (
         f"{module} has {lines(module)} lines; expected at most {most}. "
         "Split it, and its chapter."

@@ -21,7 +21,7 @@ FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 # a definition. These are longer, each of them one function or class with its
 # docstring and its border checks.
 WHOLE = {
-    "foundations/data": ["Dataset", "check_shapes", "way_out", "as_numbers"],
+    "foundations/data": ["Dataset", "check_shapes", "as_numbers"],
     "foundations/layer": ["Function", "Layer"],
     "foundations/gradient_check": ["error_beside_measured", "check_gradients"],
     "layers/linear": ["Linear"],

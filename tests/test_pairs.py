@@ -550,8 +550,11 @@ def test_a_run_without_a_file_needs_no_seed() -> None:
     """Nor does it pay for sums over its images."""
     network = seed_network(0, dtype=np.float32)
     optimizer = SGD(network.parameters(), lr=0.1)
-    legacy: Any = np.random.RandomState(0)
-    train(network, optimizer, FEW, HELD_OUT, **PLAN, rng=legacy)
+    bits: Any = np.random.MT19937()
+    bits._legacy_seeding(0)
+    assert bits.seed_seq is None
+    rng = np.random.Generator(bits)
+    train(network, optimizer, FEW, HELD_OUT, **PLAN, rng=rng)
     assert Mean is not None
 
 

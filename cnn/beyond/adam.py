@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cnn.data import as_numbers, check_numbers
 from cnn.layer import Parameter
 from cnn.optimizer import SGD
 
@@ -48,6 +49,8 @@ def check_settings(
 
     lr, decay: at least 0; eps: above 0; shares: two, 0 <= share < 1.
     """
+    check_numbers(lr=lr, eps=eps, weight_decay=decay)
+    as_numbers(user, "betas", shares)
     fit = all(0 <= number < np.inf for number in (lr, eps, decay)) and eps > 0
     pair = np.shape(shares) == (2,) and all(0 <= s < 1 for s in shares)
     if not fit or not pair:
@@ -77,6 +80,7 @@ class RMSprop(SGD):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
     ) -> None:
+        check_numbers(alpha=alpha, momentum=momentum)
         check_settings("RMSprop", lr, eps, weight_decay, (alpha, momentum))
         super().__init__(parameters, lr, momentum, weight_decay)
         self.alpha, self.eps = alpha, eps

@@ -3,7 +3,12 @@
 
 import numpy as np
 
-from cnn.data import check_arrays
+from cnn.data import (
+    check_arrays,
+    check_generator,
+    check_numbers,
+    check_positive,
+)
 
 
 def lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -29,6 +34,7 @@ def grid_sample(
     ValueError if shapes do not fit or a place is not finite.
     Equation: eq-augmentation-bilinear.
     """
+    check_numbers(fill=fill)
     contract = "images (N, C, H, W), rows (N, H', W'), columns (N, H', W')"
     images, rows, columns = check_arrays(
         "grid_sample", contract, images, rows, columns
@@ -108,6 +114,7 @@ def random_matrices(
     Returns (N, 2, 2).
     Equation: eq-augmentation-matrix.
     """
+    check_generator(rng)
     angle, slant, tall, wide = rng.uniform(-1, 1, (4, count))
     angle *= np.deg2rad(rotation)
     tall, wide = 1 + scale * tall, 1 + scale * wide
@@ -153,6 +160,7 @@ def elastic_field(
     Returns (2, N, H, W), float32, in pixels: down, then across.
     Equation: eq-augmentation-elastic.
     """
+    check_generator(rng)
     down, right = (gaussian_basis(n, knots).astype(np.float32) for n in size)
     noise = rng.standard_normal((2, count, knots, knots), np.float32)
     noise *= np.float32(strength)
@@ -185,6 +193,9 @@ def distort(
     ValueError if a strength is negative or not finite, or knots below 2.
     """
     (images,) = check_arrays("distort", "images (N, C, H, W)", images)
+    check_positive(knots=knots)
+    check_numbers(fill=fill, shift=shift, elastic=elastic)
+    check_numbers(rotation=rotation, scale=scale, shear=shear)
     strengths = (shift, rotation, scale, shear, elastic)
     if not all(0 <= s < np.inf for s in strengths) or knots < 2:
         raise ValueError(

@@ -1,6 +1,7 @@
 # Written by book/beyond/averaging.md. To keep edits: tangle.py --back.
 """An average of the weights that training passes through."""
 
+from cnn.data import check_numbers
 from cnn.layer import Layer, Parameter
 
 
@@ -16,6 +17,7 @@ class ExponentialMovingAverage:
     """
 
     def __init__(self, network: Layer, decay: float) -> None:
+        check_numbers(decay=decay)
         if not 0 <= decay < 1:
             raise ValueError(
                 f"decay is {decay}; expected 0 <= decay < 1. To average "

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from cnn.data import check_arrays, check_positive
+from cnn.data import check_arrays, check_numbers, check_positive
 from cnn.layer import Buffer, Layer, Parameter
 from cnn.windows import from_chwn, to_chwn
 
@@ -47,6 +47,7 @@ def batch_norm(
     mean, var: (C,) each, such as batch_statistics(x).
     Equations: eq-batch-norm-unit, eq-batch-norm-forward.
     """
+    check_numbers(eps=eps)
     contract = f"{CONTRACT}, {STATISTICS}, bias (F,)"
     weight, x, mean, var, bias = check_arrays(
         "batch_norm", contract, weight, x, mean, var, bias
@@ -74,6 +75,7 @@ def batch_norm_backward(
     training: mean and var are x's own and move with it; else are fixed.
     Equations: eq-batch-norm-parameters, eq-batch-norm-backward.
     """
+    check_numbers(eps=eps)
     contract = f"{CONTRACT}, {STATISTICS}, grad_output (N, F, H, W)"
     weight, x, mean, var, grad_output = check_arrays(
         "batch_norm_backward", contract, weight, x, mean, var, grad_output
@@ -101,6 +103,7 @@ class BatchNorm2d(Layer):
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
         check_positive(num_features=num_features)
+        check_numbers(eps=eps, momentum=momentum)
         if not 0 < eps < np.inf or not 0 <= momentum <= 1:
             raise ValueError(
                 f"eps is {eps}, momentum {momentum}; expected a finite "

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from cnn.data import check_arrays
+from cnn.data import check_arrays, check_generator, check_numbers
 from cnn.layer import Layer
 from cnn.relu import gate
 
@@ -15,6 +15,7 @@ def dropout(x: np.ndarray, kept: np.ndarray, p: float) -> np.ndarray:
     p: the chance that an entry is left out, 0 <= p < 1.
     Equation: eq-dropout-forward.
     """
+    check_numbers(p=p)
     (x,) = check_arrays("dropout", f"x {kept.shape}", x)
     y: np.ndarray = gate(x, kept) / (1 - p)
     return y
@@ -40,6 +41,8 @@ class Dropout(Layer):
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator) -> None:
+        check_generator(rng)
+        check_numbers(p=p)
         if not 0 <= p < 1:
             raise ValueError(
                 f"p is {p}; expected 0 <= p < 1, the share that is left "

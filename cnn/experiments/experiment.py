@@ -103,10 +103,10 @@ def run_experiment(
     only the runs that were under way.
     ValueError if seeds is below 1.
     """
-    if seeds < 1:
+    if not isinstance(seeds, int | np.integer) or seeds < 1:
         raise ValueError(
-            f"seeds is {seeds}; expected at least 1, better 5: one run "
-            "cannot tell an effect from luck."
+            f"seeds is {seeds!r}; expected at least 1, a whole number, better "
+            "5: one run cannot tell an effect from luck."
         )
     page = experiment.__module__
     folder = results_folder()
