@@ -36,10 +36,10 @@ class Dataset:
         return replace(self, images=images, labels=labels)
 
     def __post_init__(self) -> None:
-        for name in ("images", "labels"):  # a list becomes an array
+        for name in ("images", "labels", "mean", "std"):
             array = as_numbers("Dataset", name, getattr(self, name))
-            object.__setattr__(self, name, array)
-        check_numbers(mean=self.mean, std=self.std)
+            if name in ("images", "labels"):  # a list becomes an array
+                object.__setattr__(self, name, array)
         shape = self.images.shape
         if shape[:1] != self.labels.shape or 0 in shape[1:]:
             way = "np.ravel(labels) of a column, np.argmax of one-hot rows."

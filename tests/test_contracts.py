@@ -12,7 +12,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -988,9 +988,6 @@ NUMBERS: dict[str, Callable[..., Any]] = {
         for make in (cnn.SGD, cnn.Nesterov, cnn.RMSprop, cnn.Adam, cnn.AdamW)
     },
     "BatchNorm2d": partial(cnn.BatchNorm2d, 2),
-    "Dataset": lambda mean=0.0, std=1.0: cnn.Dataset(
-        "few", X, [0] * 5, ("a",), mean, std
-    ),
     "Dropout": lambda p=0.5: cnn.Dropout(p, rng=rng()),
     "ExponentialMovingAverage": lambda decay=0.5: cnn.ExponentialMovingAverage(
         network(), decay
@@ -1015,6 +1012,8 @@ NUMBERS: dict[str, Callable[..., Any]] = {
         np.zeros((2, 3, 3), np.uint8), mean, std
     ),
 }
+# Here a number may have an axis of channels; another test walks it.
+OF_CHANNELS = {"Dataset"}
 # Are given what their one caller has looked at, or computed.
 LOOKED_AT = {
     *("EpochMetrics", "check_finite", "one_sided_slope", "pad"),
@@ -1034,7 +1033,7 @@ def numbers_of(item: Any) -> list[inspect.Parameter]:
 
 def test_all_that_takes_a_number_is_walked() -> None:
     taking = {name for name, item in everything() if numbers_of(item)}
-    assert taking == NUMBERS.keys() | LOOKED_AT, (
+    assert taking == NUMBERS.keys() | LOOKED_AT | OF_CHANNELS, (
         "Give NUMBERS a right call of each."
     )
     assert not NUMBERS.keys() & LOOKED_AT
@@ -1058,6 +1057,18 @@ def test_a_number_is_one_and_real(name: str) -> None:
             call(**{parameter.name: fine})
         for fine in (np.float64(0.5), np.longdouble(0.5)):
             call(**{parameter.name: fine})
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_dataset_has_numbers_to_scale_by(name: str) -> None:
+    whole = dataset(X, [0] * 5)
+    for given in ("0.1", None, ["0.1", "0.2"], 0.5j, {}):
+        kind = type(given).__name__
+        says = f"^Dataset was given {name} of type {kind} .* expected"
+        with pytest.raises(ValueError, match=says):
+            replace(whole, **{name: given})
+    for fine in (1, 0.5, np.float32(0.5), np.ones((2, 1, 1))):
+        assert getattr(replace(whole, **{name: fine}), name) is fine
 
 
 @pytest.mark.parametrize("number", [0, True, np.int8(0), np.uint64(0)])
