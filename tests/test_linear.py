@@ -117,7 +117,7 @@ def test_wrong_number_of_features_is_named():
     ("shape", "way"),
     [
         ((0, 5), "No axis may be 0"),
-        ((5,), "x[np.newaxis] is a batch of one"),
+        ((5,), "x[np.newaxis] is a batch of 1"),
         ((2, 1, 5), "Flatten()"),
     ],
 )
