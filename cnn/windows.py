@@ -2,6 +2,7 @@
 """Windows: where a small window fits on an image, and who sees whom."""
 
 import math
+from operator import index
 
 import numpy as np
 
@@ -19,13 +20,16 @@ def pair(size: Size, name: str, least: int) -> Pair:
     ValueError, which calls it name, if one is not whole or is below least.
     """
     both = size if isinstance(size, tuple | list) else (size, size)
-    whole = all(isinstance(n, int | np.integer) for n in both)
-    if len(both) != 2 or not whole or min(both) < least:
+    try:  # asked at each step, and quicker than a look at each type
+        rows, columns = map(index, both)
+    except (TypeError, ValueError):  # not whole, or not two
+        rows = columns = least - 1
+    if rows < least or columns < least:
         raise ValueError(
             f"{name} is {size!r}; expected an int or a pair of ints, each "
             f"at least {least}. Pass one number, or (rows, columns)."
         )
-    return int(both[0]), int(both[1])
+    return rows, columns
 
 
 def output_size(
@@ -68,8 +72,11 @@ def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
     rows, columns = pair(padding, "padding", 0)
     if rows == columns == 0:
         return block
-    widths = ((0, 0), (rows, rows), (columns, columns), (0, 0))
-    return np.pad(block, widths, constant_values=value)
+    channels, height, width, n = block.shape
+    framed = channels, height + 2 * rows, width + 2 * columns, n
+    y = np.full(framed, value, block.dtype)  # np.pad takes ten times as long
+    y[:, rows : rows + height, columns : columns + width] = block
+    return y
 
 
 def strided_slice(

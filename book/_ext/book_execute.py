@@ -3,7 +3,8 @@
 MyST-NB executes a page when Sphinx reads it, one after the other, and most
 pages keep one core busy. So they are executed, into the cache from which
 MyST-NB takes them, before the reading begins. A page that fails is left out:
-it fails again when it is read, with a message at its place.
+it fails again when it is read, with a message at its place. Then the pages are
+written, some at a time as well.
 """
 
 from __future__ import annotations
@@ -87,7 +88,16 @@ def execute(page: Page) -> str:
     return path.stem
 
 
+def write_side_by_side(app: Sphinx, env: BuildEnvironment) -> None:
+    """Let all processors write; Jupyter Book does not ask how many may.
+
+    They read one by one: a page with a stopwatch is executed when it is read.
+    """
+    app.parallel = joblib.cpu_count()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect to Sphinx, before it reads the pages."""
+    """Connect to Sphinx, before it reads the pages and before it writes."""
     app.connect("env-before-read-docs", execute_pages)
+    app.connect("env-check-consistency", write_side_by_side)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -23,6 +23,8 @@ BLOCKS = (
 )
 MARKS = {"em": "*", "i": "*", "cite": "*", "strong": "**", "b": "**"}
 SKIP = ".headerlink, .viewcode-link, .tangled-name, script, style"
+# The colour of a word of code: most of a page's tags, and never looked at.
+COLOURED = re.compile(r'<span class="\w{1,3}">([^<]*)</span>')
 
 
 def notebook(executed: str, body: str, first: str) -> str:
@@ -37,7 +39,7 @@ def notebook(executed: str, body: str, first: str) -> str:
     empty: dict[str, Any] = {"outputs": [], "execution_count": None}
     made = {"cell_type": "code", "metadata": {}} | empty
     cells = [made | {"id": "cnn", "source": first}]
-    for part in parts(BeautifulSoup(body, "html.parser")):
+    for part in parts(BeautifulSoup(COLOURED.sub(r"\1", body), "html.parser")):
         if part is not None:
             made = {"cell_type": "markdown", "metadata": {}}
             cells.append(made | {"id": f"text{len(cells)}", "source": part})
