@@ -76,10 +76,9 @@ def conv2d_grad_input(
     weight, stride, padding: like those of conv2d.
     Equation: eq-convolution-grad-input.
     """
-    weight_matrix = weight.reshape(len(weight), -1)
     grad = to_chwn(grad_output).reshape(len(weight), -1)
     # (C*k*k, F) @ (F, H'*W'*N) -> (C*k*k, H'*W'*N)
-    columns = weight_matrix.T @ grad
+    columns = weight.reshape(len(weight), -1).T @ grad
     return col2im(columns, input_shape, weight.shape[2:], stride, padding)
 
 

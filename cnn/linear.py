@@ -30,9 +30,8 @@ def linear_backward(
     Equation: eq-linear-backward.
     """
     contract = "weight (M, D), x (N, D), grad_output (N, M)"
-    weight, x, grad_output = check_arrays(
-        "linear_backward", contract, weight, x, grad_output
-    )
+    given = weight, x, grad_output
+    weight, x, grad_output = check_arrays("linear_backward", contract, *given)
     grad_input = (weight.T @ grad_output.T).T  # (D, M) @ (M, N), seen (N, D)
     grad_weight = grad_output.T @ x  # (M, N) @ (N, D) -> (M, D)
     grad_bias = grad_output.sum(axis=0)  # (N, M) -> (M,)
@@ -63,9 +62,8 @@ class Linear(Layer):
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         grad_output, x = self.saved(grad_output)
-        grad_input, self.weight.grad, self.bias.grad = linear_backward(
-            grad_output, x, self.weight.value
-        )
+        grads = linear_backward(grad_output, x, self.weight.value)
+        grad_input, self.weight.grad, self.bias.grad = grads
         return grad_input
 
 

@@ -79,12 +79,11 @@ def max_pool2d_backward(
     Equation: eq-max-pooling-backward.
     """
     kernel, steps, around = pooling_sizes(kernel_size, stride, padding)
-    (x,) = check_arrays("max_pool2d_backward", "x (N, C, H, W)", x)
+    user = "max_pool2d_backward"
+    (x,) = check_arrays(user, "x (N, C, H, W)", x)
     places = (*x.shape[:2], *output_size(x.shape[2:], kernel, steps, around))
     contract = f"y {places}, grad_output {places}"
-    y, grad_output = check_arrays(
-        "max_pool2d_backward", contract, y, grad_output
-    )
+    y, grad_output = check_arrays(user, contract, y, grad_output)
     block, peaks = to_chwn(x), to_chwn(y)
     if np.isnan(peaks).any():  # then nan counts as infinity, and wins
         block, peaks = np.fmin(block, np.inf), np.fmin(peaks, np.inf)
@@ -111,9 +110,8 @@ class MaxPool2d(Layer):
     def __init__(
         self, kernel_size: Size, stride: Size | None = None, padding: Size = 0
     ) -> None:
-        self.kernel_size, self.stride, self.padding = pooling_sizes(
-            kernel_size, stride, padding
-        )
+        sizes = pooling_sizes(kernel_size, stride, padding)
+        self.kernel_size, self.stride, self.padding = sizes
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         y = max_pool2d(x, self.kernel_size, self.stride, self.padding)

@@ -34,9 +34,8 @@ def relu_backward(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
     grad_output, x: dL/dy and what relu was given, of one shape.
     Equation: eq-relu-backward.
     """
-    x, grad_output = check_arrays(
-        "relu_backward", "x (...), grad_output (...)", x, grad_output
-    )
+    contract = "x (...), grad_output (...)"
+    x, grad_output = check_arrays("relu_backward", contract, x, grad_output)
     return gate(grad_output, ~(x <= 0))
 
 

@@ -1,7 +1,6 @@
 # Written by book/layers/windows.md. To keep edits: tangle.py --back.
 """Windows: where a small window fits on an image, and who sees whom."""
 
-import math
 from operator import index
 
 import numpy as np
@@ -131,7 +130,7 @@ def col2im(
     kernel = pair(kernel_size, "kernel_size", 1)
     top, left = pair(padding, "padding", 0)
     size = output_size((height, width), kernel, stride, padding)
-    places = f"({channels * math.prod(kernel)}, {math.prod(size) * n})"
+    places = f"({channels * kernel[0] * kernel[1]}, {size[0] * size[1] * n})"
     (columns,) = check_arrays("col2im", f"columns {places}", columns)
     columns = columns.reshape(channels, *kernel, *size, n)
     framed = channels, height + 2 * top, width + 2 * left, n
