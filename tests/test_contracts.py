@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONTRACT_LAYERS, in_order
-from test_house import MODULES, public
 
 import cnn
 from cnn import windows
@@ -936,12 +937,26 @@ DRAWS: dict[str, Callable[[cnn.Sequential, Any], Any]] = {
 }
 
 
+def own(module: str, items: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The public functions and classes that stand in a module."""
+    for name, item in items.items():
+        kind = inspect.isfunction(item) or inspect.isclass(item)
+        public = name[0] != "_" and "__" not in name  # not mutmut's copies
+        if kind and public and item.__module__ == module:
+            yield name, item
+
+
 def everything() -> Iterator[tuple[str, Any]]:
     """The public functions and classes of all modules, and their methods."""
-    for module in MODULES:
-        for name, item in public(module):
-            if not name.endswith((".train", ".eval")):
-                yield name, item
+    root = Path(cnn.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        path = file.relative_to(root.parent).with_suffix("")
+        module = ".".join(path.parts).removesuffix(".__init__")
+        for name, item in own(module, vars(import_module(module))):
+            yield name, item
+            if inspect.isclass(item):
+                for method, function in own(module, {**vars(item)}):
+                    yield f"{name}.{method}", function
 
 
 def test_all_that_draws_is_walked() -> None:
