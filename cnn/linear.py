@@ -76,10 +76,10 @@ class Flatten(Layer):
     def forward(self, x: np.ndarray) -> np.ndarray:
         (x,) = check_arrays("Flatten", "x (N, ...)", x)
         # (C, H, W, N) -> (CHW, N), seen as (N, CHW): the batch stays last.
-        y = np.moveaxis(x, 0, -1).reshape(-1, len(x)).T
+        y = x.transpose(*range(1, x.ndim), 0).reshape(-1, len(x)).T
         self.save_for_backward(y, x.shape)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        grad_output, (n, *shape) = self.saved(grad_output)
-        return np.moveaxis(grad_output.T.reshape(*shape, n), -1, 0)
+        grad_output, (n, *size) = self.saved(grad_output)
+        return grad_output.T.reshape(*size, n).transpose(-1, *range(len(size)))

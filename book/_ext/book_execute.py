@@ -9,6 +9,7 @@ written, some at a time as well.
 
 from __future__ import annotations
 
+import os
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from sphinx.util.display import status_iterator
 
 AT_ONCE = 3  # not more: each may hold all of MNIST, and train on all cores
 STOPWATCH = "perf_counter"
+LONG = "run_experiment("
 
 Page = tuple[Path, NotebookNode, NbParserConfig]
 
@@ -46,11 +48,12 @@ def execute_pages(
         text = path.read_text(encoding="utf-8")
         reader = create_nb_reader(str(path), markdown, config, text)
         if reader is not None and STOPWATCH not in text:
-            pages.append((path, reader.read(text), config))
+            place = 0 if LONG in text else len(pages)  # long ones first
+            pages.insert(place, (path, reader.read(text), config))
     pages = [page for page in pages if not is_cached(*page)]
     if joblib.cpu_count() == 1 or len(pages) < 2:
         return
-    with Pool(AT_ONCE) as pool:
+    with Pool(AT_ONCE, take_one_thread) as pool:
         for _ in status_iterator(
             pool.imap_unordered(execute, pages),
             "executing pages, some at a time... ",
@@ -58,6 +61,16 @@ def execute_pages(
             verbosity=app.verbosity,
         ):
             pass
+
+
+def take_one_thread() -> None:
+    """Let the kernels that this process starts compute on one thread.
+
+    The threads of a product spin while they wait for each other. Where pages
+    share the cores, that takes as much as the work itself.
+    """
+    for library in "OMP", "OPENBLAS":
+        os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
 def is_cached(path: Path, notebook: NotebookNode, config: Any) -> bool:
