@@ -387,6 +387,7 @@ def test_outputs_are_those_of_the_content_of_the_data(
 
 # Each waits for the other, or finds out that something else is running.
 MEETS = """
+assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
 for _ in range(600):
     Path("{name}").touch()
     if Path("{other}").exists():
@@ -396,6 +397,7 @@ print("met" if Path("{other}").exists() else "alone")
 """
 ALONE = """
 from time import perf_counter
+assert os.environ["OPENBLAS_NUM_THREADS"] == "2"
 Path("busy").touch(exist_ok=False)
 time.sleep(1)
 Path("busy").unlink()
@@ -408,7 +410,7 @@ def test_two_pages_are_executed_at_a_time_but_a_stopwatch_alone(
     tiny: Path, build: Build
 ) -> None:
     head = PAGE.partition("```{code-cell}")[0]
-    imports = "import time\nfrom pathlib import Path\n"
+    imports = "import os\nimport time\nfrom pathlib import Path\n"
     cells = {
         "one": MEETS.format(name="one", other="two"),
         "two": MEETS.format(name="two", other="one"),
@@ -423,7 +425,7 @@ def test_two_pages_are_executed_at_a_time_but_a_stopwatch_alone(
             "format: jb-book\nroot: index\nchapters:\n"
             + "".join(f"  - file: {name}\n" for name in cells)
         )
-    done = build()
+    done = build(OPENBLAS_NUM_THREADS="2")
     assert done.returncode == 0, done.stdout + done.stderr
     for name, said in zip(
         cells, ["met"] * 2 + ["undisturbed"] * 2, strict=True
