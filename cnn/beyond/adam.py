@@ -35,8 +35,7 @@ class Nesterov(SGD):
 def follow(mean: np.ndarray, new: np.ndarray, beta: float) -> None:
     """mean <- beta * mean + (1 - beta) * new, in place.
 
-    mean: of any shape, is changed. new: like mean.
-    beta: the share of mean that stays, 0 <= beta < 1.
+    mean, new: of one shape. beta: the share of mean that stays, below 1.
     Equation: eq-adam-mean.
     """
     mean += (1 - beta) * (new - mean)
@@ -45,10 +44,7 @@ def follow(mean: np.ndarray, new: np.ndarray, beta: float) -> None:
 def check_settings(
     user: str, lr: float, eps: float, decay: float, shares: tuple[float, float]
 ) -> None:
-    """ValueError, naming user, unless all are in range.
-
-    lr, decay: at least 0; eps: above 0; shares: two, 0 <= share < 1.
-    """
+    """ValueError, naming user, unless lr, eps, decay, shares are in range."""
     check_numbers(lr=lr, eps=eps, weight_decay=decay)
     as_numbers(user, "betas", shares)
     fit = all(0 <= number < np.inf for number in (lr, eps, decay)) and eps > 0

@@ -70,8 +70,7 @@ def batch_norm_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of the loss to x, weight and bias, in this order.
 
-    grad_output: dL/dy, (N, C, H, W).
-    x, weight, mean, var, eps: like those of batch_norm.
+    grad_output: dL/dy, like x. x, weight, mean, var, eps: as in batch_norm.
     training: mean and var are x's own and move with it; else are fixed.
     Equations: eq-batch-norm-parameters, eq-batch-norm-backward.
     """
@@ -93,10 +92,8 @@ def batch_norm_backward(
 class BatchNorm2d(Layer):
     """Each channel of x, (N, num_features, H, W), normalised and scaled.
 
-    In training by the batch's own mean and variance, of which running
-    averages are kept; in evaluation by these.
-    eps: above 0, added to the variance. momentum: what a new batch counts
-        in the averages, 0..1. ValueError if one is out of range.
+    In training by the batch's mean and variance, else by running averages.
+    eps: above 0; momentum: a new batch's share, 0..1; else ValueError.
     """
 
     def __init__(
