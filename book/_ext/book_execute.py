@@ -10,6 +10,7 @@ written, some at a time as well.
 from __future__ import annotations
 
 import os
+import re
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from sphinx.util.display import status_iterator
 
 AT_ONCE = 3  # not more: each may hold all of MNIST, and train on all cores
 STOPWATCH = "perf_counter"
-LONG = "run_experiment("
+LONG = re.compile(r"run_experiment\(|joblib\.Parallel\(")
 
 Page = tuple[Path, NotebookNode, NbParserConfig]
 
@@ -48,7 +49,7 @@ def execute_pages(
         text = path.read_text(encoding="utf-8")
         reader = create_nb_reader(str(path), markdown, config, text)
         if reader is not None and STOPWATCH not in text:
-            place = 0 if LONG in text else len(pages)  # long ones first
+            place = 0 if LONG.search(text) else len(pages)  # long ones first
             pages.insert(place, (path, reader.read(text), config))
     pages = [page for page in pages if not is_cached(*page)]
     if joblib.cpu_count() == 1 or len(pages) < 2:

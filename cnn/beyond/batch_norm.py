@@ -70,7 +70,8 @@ def batch_norm_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of the loss to x, weight and bias, in this order.
 
-    grad_output: dL/dy, like x. x, weight, mean, var, eps: as in batch_norm.
+    grad_output: dL/dy, (N, C, H, W), like x.
+    x, weight, mean, var, eps: like those of batch_norm.
     training: mean and var are x's own and move with it; else are fixed.
     Equations: eq-batch-norm-parameters, eq-batch-norm-backward.
     """
@@ -92,7 +93,7 @@ def batch_norm_backward(
 class BatchNorm2d(Layer):
     """Each channel of x, (N, num_features, H, W), normalised and scaled.
 
-    In training by the batch's mean and variance, else by running averages.
+    In training by the batch's own statistics, else by running averages.
     eps: above 0; momentum: a new batch's share, 0..1; else ValueError.
     """
 
