@@ -8,8 +8,7 @@ from cnn.layer import Buffer, Layer, Parameter
 from cnn.windows import from_chwn, to_chwn
 
 
-CONTRACT = "weight (F,), x (N, F, H, W)"
-STATISTICS = "mean (F,), var (F,)"
+CONTRACT, STATISTICS = "weight (F,), x (N, F, H, W)", "mean (F,), var (F,)"
 
 
 def to_rows(x: np.ndarray) -> np.ndarray:
