@@ -73,7 +73,7 @@ def pad(block: np.ndarray, padding: Size, value: float = 0.0) -> np.ndarray:
         return block
     channels, height, width, n = block.shape
     framed = channels, height + 2 * rows, width + 2 * columns, n
-    y = np.full(framed, value, block.dtype)  # np.pad takes ten times as long
+    y = np.full(framed, value, block.dtype)  # np.pad would take longer
     y[:, rows : rows + height, columns : columns + width] = block
     return y
 
