@@ -208,6 +208,24 @@ def test_the_source_is_all_that_builds_the_book() -> None:
     assert not [name for name in files if "_build/" in name or ".pyc" in name]
 
 
+@pytest.mark.parametrize("has_git", [True, False])
+def test_the_source_is_without_an_environment_in_it(
+    tmp_path: Path, has_git: bool
+) -> None:
+    """Whatever its name: it may be larger than the site, by thousands."""
+    if has_git:
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for name in ("README.md", "cnn/relu.py", "my env/lib/torch.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text")
+    kept = {"cnn-from-scratch/README.md", "cnn-from-scratch/cnn/relu.py"}
+    assert kept < book_downloads.source(tmp_path).keys()
+    (tmp_path / "my env" / "pyvenv.cfg").write_text("home = elsewhere")
+    files = book_downloads.source(tmp_path)
+    assert {name for name in files if "/.git/" not in name} == kept
+
+
 def test_archives_of_one_state_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         files = book_downloads.wheel(tangle.ROOT)

@@ -113,7 +113,10 @@ def digest(content: bytes) -> str:
 
 
 def source(root: Path) -> dict[str, bytes]:
-    """Return all that git would keep of a checkout, in one folder."""
+    """Return all that git would keep of a checkout, in one folder.
+
+    But for virtual environments: a reader's own may lie in the checkout.
+    """
     git = ["git", "-C", str(root), "ls-files", "-coz", "--exclude-standard"]
     try:
         done = subprocess.run(git, capture_output=True, check=True)
@@ -121,6 +124,13 @@ def source(root: Path) -> dict[str, bytes]:
     except (OSError, subprocess.CalledProcessError):  # a copy without git
         names = [p.relative_to(root).as_posix() for p in root.rglob("*")]
     skip = {"_build", "__pycache__", "mine"}
+    paths = [Path(name) for name in names]
+    environments = {p.parent for p in paths if p.name == "pyvenv.cfg"}
+    names = [
+        name
+        for name, path in zip(names, paths, strict=True)
+        if not environments & set(path.parents)
+    ]
     return {
         f"{PROJECT}/{name}": (root / name).read_bytes()
         for name in sorted(names)
