@@ -983,6 +983,18 @@ def test_a_generator_is_no_seed(name: str) -> None:
     DRAWS[name](ours, eval(way, {"np": np}))
 
 
+@pytest.mark.parametrize("name", ["Conv2d", "Linear", "train", "initialize"])
+def test_dice_of_ones_own_go_where_a_generator_goes(name: str) -> None:
+    class Dice:
+        def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, 0.5)
+
+        def permutation(self, count: int) -> np.ndarray:
+            return np.arange(count)
+
+    DRAWS[name](network(), Dice())
+
+
 def test_what_is_refused_has_drawn_nothing() -> None:
     given = rng()
     with pytest.raises(ValueError, match=r"^fill is '0'"):

@@ -124,17 +124,14 @@ def source(root: Path) -> dict[str, bytes]:
     except (OSError, subprocess.CalledProcessError):  # a copy without git
         names = [p.relative_to(root).as_posix() for p in root.rglob("*")]
     skip = {"_build", "__pycache__", "mine"}
-    paths = [Path(name) for name in names]
+    paths = [Path(name) for name in sorted(names)]
     environments = {p.parent for p in paths if p.name == "pyvenv.cfg"}
-    names = [
-        name
-        for name, path in zip(names, paths, strict=True)
-        if not environments & set(path.parents)
-    ]
     return {
-        f"{PROJECT}/{name}": (root / name).read_bytes()
-        for name in sorted(names)
-        if (root / name).is_file() and not skip & set(Path(name).parts)
+        f"{PROJECT}/{path.as_posix()}": (root / path).read_bytes()
+        for path in paths
+        if (root / path).is_file()
+        and not skip & set(path.parts)
+        and not environments & set(path.parents)
     }
 
 
